@@ -1,0 +1,93 @@
+package renew
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	// firstWait is the wait after a first failure; one hundredth of the lifetime if that is less.
+	firstWait = 5 * time.Minute
+	// waitGrowth is by how much each further failure in a row lengthens the wait.
+	waitGrowth = 4
+	// leastWait is the shortest wait; a 120th of the lifetime if that is less.
+	leastWait = time.Minute
+
+	maxRetryAfter        = day
+	maxRetryAfterPending = 7 * day
+)
+
+// Delay returns how long to wait after the given number of failures in a row, which counts from 1. leaf is the live
+// certificate, nil while there is none. draw, in [0, 1), is a random number of the caller's.
+//
+// The wait is 5 minutes, or a hundredth of the lifetime if that is less, after the first failure and four times as
+// long after each further one, times 0.5+draw. It is at most Retry and, until the certificate expires, at most a
+// quarter of what is left of it. Where such a limit cuts into the range from which the wait is drawn, the range
+// ends there: devices that have reached the limit are still spread over the half below it.
+//
+// The wait is at least one minute, or a 120th of the lifetime if that is less; this holds over both limits, so the
+// quarters of what is left cannot become a burst just before expiry. While there is no certificate, and for one
+// without a lifetime, shares count from one day.
+//
+// There is no number of failures after which Delay gives up. A server's Retry-After is the caller's to add.
+func (p Policy) Delay(leaf *Leaf, failures int, draw float64, now time.Time) time.Duration {
+	life := lifeOrDay(leaf)
+	limit := max(0, p.Retry.Of(life))
+	if leaf != nil {
+		if left := leaf.NotAfter.Sub(now.Round(0)); left > 0 {
+			limit = min(limit, left/4)
+		}
+	}
+	middle := min(firstWait, life/100, limit)
+	for n := 1; n < failures && 0 < middle && middle < limit; n++ {
+		if middle > limit/waitGrowth {
+			middle = limit
+		} else {
+			middle *= waitGrowth
+		}
+	}
+	low, high := middle/2, limit
+	if middle < limit-middle/2 {
+		high = middle + middle/2
+	}
+	return max(low+part(high-low, draw), min(leastWait, life/120))
+}
+
+// Resume returns how long a certificate waits that came due while the agent was not running: draw, in [0, 1), times
+// the least of Retry and a quarter of what is left. It parts a fleet that comes back from one power cut. An expired
+// certificate does not wait.
+func (p Policy) Resume(l Leaf, draw float64, now time.Time) time.Duration {
+	left := max(0, l.NotAfter.Sub(now.Round(0)))
+	return part(min(max(0, p.Retry.Of(lifeOrDay(&l))), left/4), draw)
+}
+
+// Sane returns next, a stored time for the next attempt, or now where next is further ahead than any rule puts it:
+// more than one and a half times Retry, and more than the longest Retry-After that is obeyed. Such a time was
+// written while the clock was wrong, or under another policy. leaf is nil while there is no certificate.
+func (p Policy) Sane(leaf *Leaf, next, now time.Time) time.Time {
+	retry := max(0, p.Retry.Of(lifeOrDay(leaf)))
+	limit := max(retry+min(retry/2, math.MaxInt64-retry), maxRetryAfterPending)
+	if next.Sub(now.Round(0)) > limit {
+		return now
+	}
+	return next
+}
+
+// CapRetryAfter returns how long to wait when a server asked for that much in Retry-After (RFC 9110, section
+// 10.2.3), and whether it asked for more than is obeyed: one day, or seven for the 202 of a request that waits for
+// approval (RFC 7030, section 4.2.3). A negative time is none.
+func CapRetryAfter(asked time.Duration, pending bool) (wait time.Duration, capped bool) {
+	limit := maxRetryAfter
+	if pending {
+		limit = maxRetryAfterPending
+	}
+	return min(max(0, asked), limit), asked > limit
+}
+
+// lifeOrDay returns the lifetime of leaf, or one day if there is none to go by.
+func lifeOrDay(leaf *Leaf) time.Duration {
+	if leaf == nil || leaf.life() == 0 {
+		return day
+	}
+	return leaf.life()
+}
