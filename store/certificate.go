@@ -1,0 +1,192 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"certagent/store/durable"
+	"certagent/store/keys"
+)
+
+// ErrMissing says that a certificate has no live generation: no link, nothing behind it, or nothing to restore.
+var ErrMissing = errors.New("no live generation")
+
+// Certificate is what the store keeps of one certificate. All methods may be called from several goroutines, but those
+// that write (Restore, SavePending, DropPending, Commit, SaveRetry) from one at a time for each id.
+type Certificate struct {
+	store *Store
+	id    string
+	dir   string
+}
+
+// ID is the certificate's id.
+func (c *Certificate) ID() string { return c.id }
+
+// Dir is the absolute path of the certificate's directory, which may not exist yet.
+func (c *Certificate) Dir() string { return c.dir }
+
+func (c *Certificate) liveLink() string        { return filepath.Join(c.dir, "live") }
+func (c *Certificate) genDir(n int) string     { return filepath.Join(c.dir, genName(n)) }
+func (c *Certificate) makeDir() error          { return c.store.mkdir(c.dir) }
+func (c *Certificate) sync() error             { return durable.SyncDir(c.store.fs, c.dir) }
+func (c *Certificate) remove(dir string) error { return durable.RemoveTree(c.store.fs, dir) }
+
+// Live gives the live generation, verified: everything parses and the key is the certificate's. The error is
+// ErrMissing, or a [*BrokenError] that says what is wrong. Any other error is the process's or the system's (no file
+// descriptors, no memory) and says nothing about the certificate.
+func (c *Certificate) Live() (*Generation, error) {
+	n, err := c.liveNumber()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		g, err := c.load(n)
+		if err == nil {
+			return g, nil
+		}
+		// A reader beside a running agent may have followed a link that has moved on twice since, so that what it named
+		// is swept. Numbers only grow, but for a Restore, so this ends.
+		now, nowErr := c.liveNumber()
+		if nowErr != nil || now == n {
+			return nil, err
+		}
+		n = now
+	}
+}
+
+// liveNumber reads the live link. Nothing but a generation beside it is accepted.
+func (c *Certificate) liveNumber() (int, error) {
+	info, err := c.store.fs.Lstat(c.liveLink())
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, ErrMissing
+	}
+	if err != nil {
+		return 0, broken(0, "live", err)
+	}
+	if info.Mode().Type() != fs.ModeSymlink {
+		return 0, broken(0, "live", &durable.KindError{Path: c.liveLink(), Mode: info.Mode(), Want: "a symbolic link"})
+	}
+	target, err := c.store.fs.Readlink(c.liveLink())
+	if err != nil {
+		return 0, broken(0, "live", err)
+	}
+	n := genNumber(target)
+	if n == 0 {
+		return 0, &BrokenError{File: "live", Why: fmt.Sprintf("points to %q, which is no generation beside it", target)}
+	}
+	return n, nil
+}
+
+// load reads and verifies generation n; ErrMissing if there is none.
+func (c *Certificate) load(n int) (*Generation, error) {
+	info, err := c.store.fs.Lstat(c.genDir(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrMissing
+	}
+	if err == nil && !info.IsDir() {
+		err = &durable.KindError{Path: c.genDir(n), Mode: info.Mode(), Want: "a directory"}
+	}
+	if err != nil {
+		return nil, broken(n, "its directory", err)
+	}
+	return c.store.load(c.genDir(n), n)
+}
+
+// Generations are the numbers of all generations on disk, verified or not, ascending.
+func (c *Certificate) Generations() ([]int, error) {
+	entries, err := durable.ReadDir(c.store.fs, c.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list generations of %s: %w", c.id, err)
+	}
+	var ns []int
+	for _, e := range entries {
+		// Whatever has such a name takes its number, so that it is never in the way of a new generation.
+		if n := genNumber(e.Name()); n > 0 {
+			ns = append(ns, n)
+		}
+	}
+	slices.Sort(ns)
+	return ns, nil
+}
+
+// Restore makes the newest generation that verifies live, and gives it; ErrMissing if none does. The generation that
+// was live stays on disk. It writes nothing when that generation is live already.
+func (c *Certificate) Restore() (*Generation, error) {
+	if c.store.readOnly {
+		return nil, errReadOnly
+	}
+	ns, err := c.Generations()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range slices.Backward(ns) {
+		g, err := c.load(n)
+		if _, bad := errors.AsType[*BrokenError](err); bad || errors.Is(err, ErrMissing) {
+			continue
+		}
+		if err == nil {
+			if live, liveErr := c.liveNumber(); liveErr != nil || live != n {
+				err = c.makeLive(n)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("restore generation %d of %s: %w", n, c.id, err)
+		}
+		return g, nil
+	}
+	return nil, ErrMissing
+}
+
+// Fingerprint changes whenever something is done to the live link, to a file behind it or to the pending request, by
+// anybody: it is made of what lstat(2) says about each. It is empty when there is neither a live link nor a pending
+// request. It reads no file, and is cheap enough to be taken every minute.
+func (c *Certificate) Fingerprint() string {
+	h, found := sha256.New(), false
+	paths := []string{c.liveLink()}
+	if n, err := c.liveNumber(); err == nil {
+		paths = append(paths, c.genDir(n))
+		for _, name := range []string{certFile, chainFile, fullchainFile, caFile, keys.FileName, metaFile} {
+			paths = append(paths, filepath.Join(c.genDir(n), name))
+		}
+	}
+	pending := c.pendingDir()
+	paths = append(paths, pending, filepath.Join(pending, requestFile), filepath.Join(pending, keys.FileName))
+	for _, path := range paths {
+		if info, err := c.store.fs.Lstat(path); err == nil {
+			found = true
+			digest(h, path, info)
+		}
+	}
+	if !found {
+		return ""
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+func digest(h hash.Hash, path string, info fs.FileInfo) {
+	fmt.Fprintln(h, strconv.Quote(path), info.Mode(), info.Size(), info.ModTime().UnixNano())
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		fmt.Fprintln(h, st.Ino, st.Uid, st.Gid, st.Ctim.Nano())
+	}
+}
+
+// WatchDirs are the directories whose changes matter, existing ones only: the certificate's own and the live
+// generation's.
+func (c *Certificate) WatchDirs() []string {
+	dirs := []string{c.dir}
+	if n, err := c.liveNumber(); err == nil {
+		dirs = append(dirs, c.genDir(n))
+	}
+	return existing(c.store.fs, dirs...)
+}

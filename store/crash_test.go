@@ -1,0 +1,371 @@
+package store_test
+
+import (
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"certagent/store"
+	"certagent/store/durable"
+	"certagent/store/durable/durabletest"
+	"certagent/store/keys"
+)
+
+// scenario is a state directory and one renewal in it.
+type scenario struct {
+	name string
+	// prepare makes what was there before, and gives the key to renew with.
+	prepare func(t *testing.T, c *store.Certificate, a *ca) keys.Key
+}
+
+var scenarios = []scenario{
+	{"first enrolment", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		return generate(t)
+	}},
+	{"new key", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		a.renew(t, c, generate(t))
+		a.renew(t, c, generate(t))
+		return generate(t)
+	}},
+	{"same key", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		return a.renew(t, c, generate(t)).Key
+	}},
+	{"another request in its place", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		a.renew(t, c, generate(t))
+		k := generate(t)
+		_, err := c.SavePending(k, request(t, k))
+		must(t, err)
+		return generate(t)
+	}},
+	{"the same request signed anew", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		k := a.renew(t, c, generate(t)).Key
+		_, err := c.SavePending(k, request(t, k))
+		must(t, err)
+		return k
+	}},
+	{"broken before", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		must(t, os.Remove(filepath.Join(a.renew(t, c, generate(t)).Dir, "cert.pem")))
+		return generate(t)
+	}},
+}
+
+// Every call on the file system fails once, in every mode, during one renewal: opening the store, saving the request,
+// committing. After each, a fresh start finds a matching pair live, the old or the new one (unless there was none); if
+// the new one is not live then the request that may have been sent is there with its key; and the work completes.
+func TestEveryCallOfARenewalFails(t *testing.T) {
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRenewal(t, sc)
+			for _, mode := range durabletest.Modes {
+				visited := 0
+				for ; r.breakAt(t, visited+1, mode); visited++ {
+				}
+				t.Logf("%v: %d fault points", mode, visited)
+				if visited < 40 {
+					t.Errorf("%v: only %d fault points", mode, visited)
+				}
+			}
+		})
+	}
+}
+
+// renewal is what a sweep does over and over: what there was before, what is asked for, and what the CA answers.
+type renewal struct {
+	before  string // a state directory to copy
+	old     *x509.Certificate
+	pending *store.Pending
+	key     keys.Key
+	request store.Pending
+	issue   store.Issue // without Pending
+}
+
+func newRenewal(t *testing.T, sc scenario) renewal {
+	t.Helper()
+	s, a := open(t, filepath.Join(t.TempDir(), "state")), newCA(t)
+	c := certificate(t, s, "device-id")
+	r := renewal{before: s.Dir(), key: sc.prepare(t, c, a)}
+	if g, err := c.Live(); err == nil {
+		r.old = g.Leaf
+	}
+	p, err := c.Pending()
+	must(t, err)
+	r.pending = p
+	r.request = request(t, r.key)
+	r.issue = a.issue(t, &store.Pending{Key: r.key})
+	must(t, s.Close())
+	return r
+}
+
+// try does what an agent does, until something fails. It gives the request when it could have been sent.
+func (r renewal) try(t *testing.T, fsys *durabletest.FS, dir string) (*store.Pending, error) {
+	t.Helper()
+	s, err := store.Open(dir, store.Options{FS: fsys})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	c := certificate(t, s, "device-id")
+	p, err := c.SavePending(r.key, r.request)
+	if err != nil {
+		return nil, err
+	}
+	// The process id in the lock file is for people to see, and that older generations are gone need not be durable.
+	dirty := func(but ...string) []string {
+		return slices.DeleteFunc(fsys.Dirty(), func(path string) bool {
+			return filepath.Base(path) == "lock" || slices.Contains(but, path)
+		})
+	}
+	if d := dirty(); fsys.Fired() == "" && len(d) > 0 {
+		t.Errorf("a request could be sent before it was durable: %v", d)
+	}
+	issue := r.issue
+	issue.Pending = p
+	_, err = c.Commit(issue)
+	if d := dirty(c.Dir()); fsys.Fired() == "" && len(d) > 0 {
+		t.Errorf("committed before it was durable: %v", d)
+	}
+	return p, err
+}
+
+// breakAt has the n-th call of a renewal fail, checks, and reports whether there were that many calls.
+func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
+	t.Helper()
+	dir, err := os.MkdirTemp(filepath.Dir(r.before), "")
+	must(t, err)
+	defer os.RemoveAll(dir)
+	dir = filepath.Join(dir, "state")
+	copyTree(t, r.before, dir)
+	base := noSync{durable.OS{Root: dir}}
+
+	fsys := durabletest.New(base, n, mode)
+	sent, err := r.try(t, fsys, dir)
+	at := fsys.Fired()
+	if u := fsys.Unsynced(); len(u) > 0 {
+		t.Errorf("%v at %s: renamed %v", mode, at, u)
+	}
+	if at == "" && err != nil {
+		t.Fatalf("without a fault: %v", err)
+	}
+
+	// The fresh start.
+	s, openErr := store.Open(dir, store.Options{FS: base})
+	if openErr != nil {
+		t.Fatalf("%v at %s: open: %v", mode, at, openErr)
+	}
+	defer s.Close()
+	c := certificate(t, s, "device-id")
+	live, liveErr := c.Live()
+	p, pendingErr := c.Pending()
+	isNew := liveErr == nil && live.Leaf.Equal(r.issue.Leaf)
+	isOld := liveErr == nil && live.Leaf.Equal(r.old) || liveErr != nil && r.old == nil
+	switch {
+	case pendingErr != nil:
+		t.Errorf("%v at %s: pending: %v", mode, at, pendingErr)
+	case !isNew && !isOld:
+		t.Errorf("%v at %s: live is %+v, %v", mode, at, live, liveErr)
+	case err == nil && !isNew:
+		t.Errorf("%v at %s: the commit said it was well, and live is %+v, %v", mode, at, live, liveErr)
+	case isNew && p != nil:
+		t.Errorf("%v at %s: the new one is live and its request still pending", mode, at)
+	case !isNew && r.pending != nil && p == nil:
+		t.Errorf("%v at %s: neither the request before nor the new one is there", mode, at)
+	case !isNew && sent != nil && !samePending(p, sent):
+		t.Errorf("%v at %s: the request that was sent is gone: %+v", mode, at, p)
+	}
+	checkModes(t, dir, at)
+
+	// The work completes, with the key that was sent where there is one.
+	if !isNew {
+		if p == nil || !keys.Equal(p.Key.Public(), r.key.Public()) {
+			p, err = c.SavePending(r.key, r.request)
+			must(t, err)
+		}
+		issue := r.issue
+		issue.Pending = p
+		g, err := c.Commit(issue)
+		if err != nil {
+			t.Fatalf("%v at %s: finish: %v", mode, at, err)
+		}
+		if live, err = c.Live(); err != nil || live.Number != g.Number || !live.Leaf.Equal(issue.Leaf) {
+			t.Errorf("%v at %s: after finishing: %+v, %v", mode, at, live, err)
+		}
+	}
+	noTemps(t, c)
+	return at != ""
+}
+
+// noSync saves the time of syncs: what one does cannot be seen without cutting the power. That they are made, and when,
+// is what durabletest watches.
+type noSync struct{ durable.FS }
+
+type noSyncFile struct{ durable.File }
+
+func (n noSync) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	f, err := n.FS.OpenFile(path, flag, m)
+	if err != nil {
+		return nil, err
+	}
+	return noSyncFile{f}, nil
+}
+
+func (noSyncFile) Sync() error { return nil }
+
+// copyTree copies directories, files and links with their modes.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	must(t, filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		target := to + strings.TrimPrefix(path, from)
+		switch d.Type() {
+		case fs.ModeDir:
+			return errors.Join(os.Mkdir(target, 0o700), os.Chmod(target, info.Mode()))
+		case fs.ModeSymlink:
+			link, err := os.Readlink(path)
+			return errors.Join(err, os.Symlink(link, target))
+		}
+		data, err := os.ReadFile(path)
+		return errors.Join(err, os.WriteFile(target, data, 0o600), os.Chmod(target, info.Mode()))
+	}))
+}
+
+// checkModes says what has other modes than the package comment says.
+func checkModes(t *testing.T, dir, at string) {
+	t.Helper()
+	for _, line := range tree(t, dir) {
+		mode, path, _ := strings.Cut(line, " ")
+		want := "-rw-r--r--"
+		switch name := filepath.Base(path); {
+		case mode == "link":
+			continue
+		case name == "pending":
+			want = "drwx------"
+		case name == "key.pem" || name == "request.json":
+			want = "-rw-------"
+		case strings.HasPrefix(mode, "d"):
+			want = "drwxr-xr-x"
+		}
+		if mode != want && path != "lock" { // a process that died over the lock file leaves it empty and private
+			t.Errorf("at %s: %s, want %s", at, line, want)
+		}
+	}
+}
+
+// The crash came between the two renames of a commit: the generation is there, verified, and not live.
+func TestOpenCompletesACommit(t *testing.T) {
+	for _, live := range []string{"gen-000001", ""} {
+		s, c, a, first := start(t)
+		k := generate(t)
+		p, err := c.SavePending(k, request(t, k))
+		must(t, err)
+		aside := filepath.Join(t.TempDir(), "pending")
+		must(t, os.CopyFS(aside, os.DirFS(filepath.Join(c.Dir(), "pending"))))
+		g, err := c.Commit(a.issue(t, p))
+		must(t, err)
+		restorePending(t, c, aside)
+		if got, err := c.Pending(); got != nil || err != nil {
+			t.Errorf("a finished request is pending: %+v, %v", got, err)
+		}
+		must(t, os.Remove(filepath.Join(c.Dir(), "live")))
+		if live != "" {
+			must(t, os.Symlink(live, filepath.Join(c.Dir(), "live")))
+		}
+		if got, err := c.Pending(); err != nil || !samePending(got, p) {
+			t.Errorf("before the restart: %+v, %v", got, err)
+		}
+		must(t, s.Close())
+
+		c = certificate(t, open(t, s.Dir()), "device-id")
+		if got, err := c.Live(); err != nil || got.Number != g.Number {
+			t.Errorf("live: %+v, %v", got, err)
+		}
+		if _, err := os.Lstat(filepath.Join(c.Dir(), "pending")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the finished request is still there: %v", err)
+		}
+		if ns, err := c.Generations(); err != nil || !slices.Equal(ns, []int{first.Number, g.Number}) {
+			t.Errorf("generations %v, %v", ns, err)
+		}
+	}
+}
+
+func restorePending(t *testing.T, c *store.Certificate, from string) {
+	t.Helper()
+	to := filepath.Join(c.Dir(), "pending")
+	must(t, os.CopyFS(to, os.DirFS(from)), os.Chmod(to, 0o700))
+	for _, name := range []string{"key.pem", "request.json"} {
+		must(t, os.Chmod(filepath.Join(to, name), 0o600))
+	}
+}
+
+// A generation that is newer than the live one and answers no pending request is somebody's decision, or older than a
+// Restore: it is not made live.
+func TestOpenLeavesWhatItDoesNotKnow(t *testing.T) {
+	s, c, a, _ := start(t)
+	a.renew(t, c, generate(t))
+	must(t, os.Remove(filepath.Join(c.Dir(), "live")), os.Symlink("gen-000001", filepath.Join(c.Dir(), "live")))
+	k := generate(t)
+	p, err := c.SavePending(k, request(t, k))
+	must(t, err, s.Close())
+	c = certificate(t, open(t, s.Dir()), "device-id")
+	if g, err := c.Live(); err != nil || g.Number != 1 {
+		t.Errorf("live: %+v, %v", g, err)
+	}
+	if got, err := c.Pending(); err != nil || !samePending(got, p) {
+		t.Errorf("pending: %+v, %v", got, err)
+	}
+}
+
+func TestOpenSweeps(t *testing.T) {
+	s, c, _, _ := start(t)
+	must(t, s.Close())
+	for _, dir := range []string{s.Dir(), filepath.Join(s.Dir(), "certs"), filepath.Join(s.Dir(), "trust"), c.Dir()} {
+		tmp := durable.TempName(filepath.Join(dir, "x"))
+		must(t, os.Mkdir(tmp, 0o700), os.WriteFile(filepath.Join(tmp, "key.pem"), nil, 0o600),
+			os.WriteFile(durable.TempName(tmp), nil, 0o600),
+			os.WriteFile(filepath.Join(dir, ".somebody's.tmp"), nil, 0o600))
+	}
+	s = open(t, s.Dir())
+	var kept int
+	for _, line := range tree(t, s.Dir()) {
+		if strings.Contains(line, ".certagent-") {
+			t.Errorf("left: %s", line)
+		}
+		if strings.HasSuffix(line, ".somebody's.tmp") {
+			kept++
+		}
+	}
+	if kept != 4 {
+		t.Errorf("%d of 4 files that are not ours were kept", kept)
+	}
+}
+
+// On a disk that takes no more writes the store opens and what is live can be read.
+func TestOpenOnAReadOnlyDisk(t *testing.T) {
+	s, _, _, g := start(t)
+	must(t, os.WriteFile(durable.TempName(filepath.Join(s.Dir(), "x")), nil, 0o600), s.Close())
+	s, err := store.Open(s.Dir(), store.Options{FS: readOnly{durable.OS{}}})
+	must(t, err)
+	defer s.Close()
+	c := certificate(t, s, "device-id")
+	if live, err := c.Live(); err != nil || live.Number != g.Number {
+		t.Errorf("live: %+v, %v", live, err)
+	}
+	k := generate(t)
+	if _, err := c.SavePending(k, request(t, k)); err == nil {
+		t.Error("a request was saved on a read-only disk")
+	}
+	if _, err := store.Open(s.Dir(), store.Options{}); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("a second agent: %v", err)
+	}
+}

@@ -1,0 +1,438 @@
+package durable_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"certagent/store/durable"
+	"certagent/store/durable/durabletest"
+)
+
+// underUmask runs do for the extremes of the umask. The umask is the process's, so nothing here runs in parallel.
+func underUmask(t *testing.T, do func(t *testing.T)) {
+	for _, mask := range []int{0, 0o077} {
+		t.Run(fmt.Sprintf("umask %03o", mask), func(t *testing.T) {
+			old := syscall.Umask(mask)
+			defer syscall.Umask(old)
+			do(t)
+		})
+	}
+}
+
+func mode(t *testing.T, path string) fs.FileMode {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode()
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ns []string
+	for _, e := range entries {
+		ns = append(ns, e.Name())
+	}
+	return ns
+}
+
+func TestWriteFileSetsTheModeWhateverTheUmask(t *testing.T) {
+	underUmask(t, func(t *testing.T) {
+		dir := t.TempDir()
+		for _, m := range []fs.FileMode{0o600, 0o640, 0o644} {
+			path := filepath.Join(dir, m.String())
+			for _, text := range []string{"first", "second"} {
+				if err := durable.WriteFile(durable.OS{}, path, []byte(text), durable.Mode(m)); err != nil {
+					t.Fatal(err)
+				}
+				if got := read(t, path); got != text || mode(t, path) != m {
+					t.Errorf("%s: %q with mode %v, want %q with %v", path, got, mode(t, path), text, m)
+				}
+			}
+		}
+		sub := filepath.Join(dir, "a", "b")
+		if err := durable.MkdirAll(durable.OS{}, sub, durable.Mode(0o755)); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range []string{sub, filepath.Dir(sub)} {
+			if got := mode(t, d); got != 0o755|fs.ModeDir {
+				t.Errorf("%s has mode %v", d, got)
+			}
+		}
+	})
+}
+
+// modeBeforeData is a file system that looks at the mode of a file when its first byte is written.
+type modeBeforeData struct {
+	durable.FS
+	modes *[]fs.FileMode
+}
+
+type watchedFile struct {
+	durable.File
+	modes *[]fs.FileMode
+}
+
+func (w modeBeforeData) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	f, err := w.FS.OpenFile(path, flag, m)
+	if err != nil {
+		return nil, err
+	}
+	return watchedFile{f, w.modes}, nil
+}
+
+func (w watchedFile) Write(p []byte) (int, error) {
+	info, err := w.Stat()
+	if err != nil {
+		return 0, err
+	}
+	*w.modes = append(*w.modes, info.Mode())
+	return w.File.Write(p)
+}
+
+func TestWriteFileSetsTheModeBeforeTheFirstByte(t *testing.T) {
+	var modes []fs.FileMode
+	fsys := modeBeforeData{durable.OS{}, &modes}
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	err := durable.WriteFile(fsys, filepath.Join(t.TempDir(), "key"), []byte("secret"), durable.Mode(0o600))
+	if err != nil || !slices.Equal(modes, []fs.FileMode{0o600}) {
+		t.Errorf("modes at the first byte: %v, error %v", modes, err)
+	}
+}
+
+func TestWriteFileRefusesWhatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	aim := filepath.Join(dir, "aim")
+	for kind, plant := range map[string]func(path string) error{
+		"a symbolic link": func(p string) error { return os.Symlink(aim, p) },
+		"a directory":     func(p string) error { return os.Mkdir(p, 0o755) },
+		"a FIFO":          func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"a socket": func(p string) error {
+			l, err := net.Listen("unix", p)
+			if err == nil {
+				l.(*net.UnixListener).SetUnlinkOnClose(false)
+				err = l.Close()
+			}
+			return err
+		},
+	} {
+		path := filepath.Join(dir, "target")
+		if err := plant(path); err != nil {
+			t.Fatal(err)
+		}
+		before := mode(t, path)
+		err := durable.WriteFile(durable.OS{}, path, []byte("x"), durable.Mode(0o600))
+		if e, ok := errors.AsType[*durable.KindError](err); !ok || !strings.Contains(e.Error(), kind) {
+			t.Errorf("writing over %s: %v", kind, err)
+		}
+		if _, _, err := durable.ReadFile(durable.OS{}, path, 100); err == nil || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("reading %s: %v", kind, err)
+		}
+		if mode(t, path) != before || !slices.Equal(names(t, dir), []string{"target"}) {
+			t.Errorf("writing over %s left %v", kind, names(t, dir))
+		}
+		os.Remove(path)
+	}
+}
+
+func TestReadFileHasALimit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if data, _, err := durable.ReadFile(durable.OS{}, path, 5); err != nil || string(data) != "12345" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if _, _, err := durable.ReadFile(durable.OS{}, path, 4); err == nil {
+		t.Error("no error for a file above the limit")
+	}
+}
+
+func TestLink(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "live")
+	for _, target := range []string{"gen-1", "gen-2"} {
+		if err := durable.Link(durable.OS{}, target, path, durable.Mode(0o777)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.Readlink(path); got != target {
+			t.Errorf("link to %q, %v, want %q", got, err, target)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := durable.Link(durable.OS{}, "gen-3", path, durable.Mode(0o777))
+	if _, ok := errors.AsType[*durable.KindError](err); !ok {
+		t.Errorf("link over a directory: %v", err)
+	}
+}
+
+func TestCreateLeavesWhatIsThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key.pem")
+	if err := durable.Create(durable.OS{}, path, []byte("old"), durable.Mode(0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.Create(durable.OS{}, path, []byte("new"), durable.Mode(0o600)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("second time: %v", err)
+	}
+	if got := read(t, path); got != "old" {
+		t.Errorf("now it holds %q", got)
+	}
+}
+
+// Every call of every writer fails once in every mode. Afterwards the old or the new state is there in full, an error
+// was told (the new state is there when none was), and only a dead process leaves temporary names.
+func TestEveryCallFails(t *testing.T) {
+	big := bytes.Repeat([]byte("x"), 64<<10)
+	for _, op := range []struct {
+		name string
+		do   func(fsys durable.FS, dir string) error
+		old  func(t *testing.T, dir string) // prepares
+		// state tells "old", "new", or what is wrong
+		state func(dir string) string
+	}{
+		{
+			name: "WriteFile",
+			old:  func(t *testing.T, dir string) { write(t, filepath.Join(dir, "f"), "old") },
+			do: func(fsys durable.FS, dir string) error {
+				return durable.WriteFile(fsys, filepath.Join(dir, "f"), big, durable.Mode(0o640))
+			},
+			state: func(dir string) string {
+				data, err := os.ReadFile(filepath.Join(dir, "f"))
+				switch {
+				case err != nil:
+					return err.Error()
+				case string(data) == "old":
+					return "old"
+				case bytes.Equal(data, big):
+					return "new"
+				}
+				return "torn"
+			},
+		},
+		{
+			name: "Link",
+			old: func(t *testing.T, dir string) {
+				if err := os.Symlink("old", filepath.Join(dir, "l")); err != nil {
+					t.Fatal(err)
+				}
+			},
+			do: func(fsys durable.FS, dir string) error {
+				return durable.Link(fsys, "new", filepath.Join(dir, "l"), durable.Perm{UID: os.Getuid(), GID: -1})
+			},
+			state: func(dir string) string {
+				target, err := os.Readlink(filepath.Join(dir, "l"))
+				if err != nil {
+					return err.Error()
+				}
+				return target
+			},
+		},
+		{
+			name: "Mkdir",
+			old:  func(t *testing.T, dir string) {},
+			do: func(fsys durable.FS, dir string) error {
+				return durable.Mkdir(fsys, filepath.Join(dir, "d"), durable.Mode(0o751))
+			},
+			state: func(dir string) string {
+				info, err := os.Lstat(filepath.Join(dir, "d"))
+				switch {
+				case errors.Is(err, fs.ErrNotExist):
+					return "old"
+				case err == nil && info.Mode() == fs.ModeDir|0o751:
+					return "new"
+				}
+				return "half made"
+			},
+		},
+	} {
+		for _, m := range durabletest.Modes {
+			visited := 0
+			for n := 1; ; n++ {
+				dir := t.TempDir()
+				op.old(t, dir)
+				fsys := durabletest.New(durable.OS{}, n, m)
+				err := op.do(fsys, dir)
+				if fsys.Fired() == "" {
+					if err != nil {
+						t.Fatalf("%s without a fault: %v", op.name, err)
+					}
+					if d, u := fsys.Dirty(), fsys.Unsynced(); len(d)+len(u) > 0 {
+						t.Errorf("%s returned before all was synced: %v %v", op.name, d, u)
+					}
+					break
+				}
+				visited++
+				state := op.state(dir)
+				if state != "old" && state != "new" || err == nil && state != "new" {
+					t.Errorf("%s, %v at %s: state %q after error %v", op.name, m, fsys.Fired(), state, err)
+				}
+				// Only a call that opened and said it did not leaves a name behind, and a process that died.
+				if m == durabletest.Fail && slices.ContainsFunc(names(t, dir), durable.IsTemp) {
+					t.Errorf("%s, %v at %s: left %v", op.name, m, fsys.Fired(), names(t, dir))
+				}
+				if u := fsys.Unsynced(); len(u) > 0 {
+					t.Errorf("%s, %v at %s: renamed %v", op.name, m, fsys.Fired(), u)
+				}
+			}
+			t.Logf("%s, %v: %d fault points", op.name, m, visited)
+			if visited < 4 {
+				t.Errorf("%s, %v: only %d fault points", op.name, m, visited)
+			}
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTempNames(t *testing.T) {
+	a, b := durable.TempName("/d/key.pem"), durable.TempName("/d/key.pem")
+	if a == b || filepath.Dir(a) != "/d" || !durable.IsTemp(filepath.Base(a)) {
+		t.Errorf("%s and %s", a, b)
+	}
+	for _, name := range []string{"", "key.pem", ".certagent-.tmp", ".certagent-x.tmp", "gen-000001.tmp",
+		".certagent-" + strings.Repeat("a", 26) + ".tmp", strings.Repeat("A", 26)} {
+		if durable.IsTemp(name) {
+			t.Errorf("%q is taken for a temporary name", name)
+		}
+	}
+}
+
+func TestRemoveTreeFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	kept := filepath.Join(dir, "kept")
+	tree := filepath.Join(dir, "tree", "sub")
+	err := errors.Join(os.Mkdir(kept, 0o700), os.MkdirAll(tree, 0o700), os.Symlink(kept, filepath.Join(tree, "link")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(kept, "f"), "still here")
+	for range 2 { // the second time there is nothing
+		if err := durable.RemoveTree(durable.OS{}, filepath.Dir(tree)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := read(t, filepath.Join(kept, "f")); got != "still here" || len(names(t, dir)) != 1 {
+		t.Errorf("%q, %v", got, names(t, dir))
+	}
+}
+
+func TestRootIsNotLeft(t *testing.T) {
+	outside := t.TempDir()
+	write(t, filepath.Join(outside, "f"), "theirs")
+	root := filepath.Join(t.TempDir(), "root")
+	if err := durable.Mkdir(durable.OS{Root: root}, root, durable.Mode(0o755)); err != nil {
+		t.Fatal(err)
+	}
+	fsys := durable.OS{Root: root}
+	if err := fsys.Symlink(outside, filepath.Join(root, "out")); err != nil {
+		t.Fatal(err)
+	}
+	in := filepath.Join(root, "out", "f")
+	for name, err := range map[string]error{
+		"write":  durable.WriteFile(fsys, in, []byte("ours"), durable.Mode(0o600)),
+		"create": durable.Create(fsys, in+"2", nil, durable.Mode(0o600)),
+		"mkdir":  durable.Mkdir(fsys, filepath.Join(root, "out", "d"), durable.Mode(0o700)),
+		"link":   durable.Link(fsys, "x", filepath.Join(root, "out", "l"), durable.Mode(0o777)),
+		"remove": fsys.Remove(in),
+		"chown":  fsys.Lchown(in, os.Getuid(), -1),
+		"swap":   fsys.Exchange(in, filepath.Join(root, "out", "g")),
+		"rename": fsys.Rename(filepath.Join(root, "out"), filepath.Join(outside, "out")),
+		"up":     durable.WriteFile(fsys, root+"/../up", nil, durable.Mode(0)),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if got := names(t, outside); !slices.Equal(got, []string{"f"}) || read(t, filepath.Join(outside, "f")) != "theirs" {
+		t.Errorf("outside there is %v now", got)
+	}
+	// What was planted is still removed itself.
+	if err := durable.RemoveTree(fsys, filepath.Join(root, "out")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExchange(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	write(t, a, "A")
+	write(t, b, "B")
+	if err := (durable.OS{Root: dir}).Exchange(a, b); err != nil {
+		t.Fatal(err)
+	}
+	if read(t, a) != "B" || read(t, b) != "A" {
+		t.Error("not exchanged")
+	}
+}
+
+func TestOneHoldsTheLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	acquire := func() (*durable.Lock, error) { return durable.Acquire(durable.OS{}, path, durable.Mode(0o644)) }
+	first, err := acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = acquire()
+	if e, ok := errors.AsType[*durable.LockedError](err); !ok || e.PID != os.Getpid() {
+		t.Fatalf("second holder: %v", err)
+	}
+	if !first.Held() {
+		t.Error("the holder does not think so")
+	}
+	// Somebody removes the file: the holder notices, and the name can be locked anew.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if first.Held() {
+		t.Error("a removed lock still counts as held")
+	}
+	second, err := acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Held() || !second.Held() {
+		t.Error("who holds the lock?")
+	}
+	if err := errors.Join(first.Release(), second.Release()); err != nil {
+		t.Error(err)
+	}
+	third, err := acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	third.Release()
+}

@@ -1,0 +1,134 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// WriteFile puts a file with data at path, replacing one that is there. Readers see the old file or the new one. When
+// it returns nil the file survives a crash; on an error either the old or the new one is there in full, and the
+// temporary file is gone unless the process or the disk died. A path that is a link, a directory or anything else but a
+// regular file is a [*KindError].
+//
+// The calls of a good day: lstat(path), open(directory), open(temporary, O_CREAT|O_EXCL|O_NOFOLLOW), fchown, fchmod,
+// write, fsync, close, rename, fsync(directory).
+func WriteFile(fsys FS, path string, data []byte, p Perm) error {
+	switch info, err := fsys.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("write %s: %w", path, cause(err))
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("write %s: %w", path, &KindError{path, info.Mode(), "a regular file"})
+	}
+	tmp := TempName(path)
+	return replace(fsys, path, tmp, func() error { return Create(fsys, tmp, data, p) })
+}
+
+// replace lets make put something at tmp and renames it to path. The directory is opened first: after the rename
+// nothing is left to do that could fail for want of a file descriptor.
+func replace(fsys FS, path, tmp string, make func() error) error {
+	dir, err := fsys.OpenFile(filepath.Dir(path), os.O_RDONLY|Directory, 0)
+	if err != nil {
+		return fmt.Errorf("write %s: open its directory: %w", path, cause(err))
+	}
+	defer dir.Close()
+	if err := make(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := fsys.Rename(tmp, path); err != nil {
+		_ = fsys.Remove(tmp) // the rename's error is the one to tell; the name is swept at the next start
+		return fmt.Errorf("write %s: rename into place: %w", path, cause(err))
+	}
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("write %s: sync its directory: %w", path, cause(err))
+	}
+	return nil
+}
+
+// Create makes a new file with data and syncs it, but not the directory: for files of a directory that does not count
+// yet, which its maker syncs when it is complete ([SyncDir]). A name that is taken is fs.ErrExist and left alone; on
+// any other error the file is removed.
+func Create(fsys FS, path string, data []byte, p Perm) error {
+	f, err := fsys.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|NoFollow, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err != nil {
+		// Nothing is removed here: running out of descriptors is told before the kernel looks whether the name is
+		// taken, and then it would be somebody else's file.
+		return fmt.Errorf("create %s: %w", path, cause(err))
+	}
+	err = p.apply(f, path)
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = fsys.Remove(path) // the first error is the one to tell; what is left is swept at the next start
+		return fmt.Errorf("create %s: %w", path, cause(err))
+	}
+	return nil
+}
+
+// ReadFile reads a regular file of at most limit bytes, without following a link and without waiting on a FIFO, and
+// gives what fstat said about the very file that was read. A wrong kind of file is a [*KindError], an absent one
+// fs.ErrNotExist.
+func ReadFile(fsys FS, path string, limit int64) ([]byte, fs.FileInfo, error) {
+	// The look before the open is for devices, whose opening alone may do something.
+	if info, err := fsys.Lstat(path); err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", path, cause(err))
+	} else if !info.Mode().IsRegular() {
+		return nil, nil, &KindError{path, info.Mode(), "a regular file"}
+	}
+	f, err := fsys.OpenFile(path, os.O_RDONLY|NoFollow|NonBlock, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", path, cause(err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", path, cause(err))
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, &KindError{path, info.Mode(), "a regular file"}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", path, cause(err))
+	}
+	if int64(len(data)) > limit {
+		return nil, nil, fmt.Errorf("read %s: larger than %d bytes", path, limit)
+	}
+	return data, info, nil
+}
+
+// Link makes path a symbolic link to target, replacing a link that is there, in one step that survives a crash.
+// Anything but a link at path is a [*KindError]. Of p only owner and group are used: a link has no mode.
+func Link(fsys FS, target, path string, p Perm) error {
+	switch info, err := fsys.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("link %s: %w", path, cause(err))
+	case info.Mode().Type() != fs.ModeSymlink:
+		return fmt.Errorf("link %s: %w", path, &KindError{path, info.Mode(), "a symbolic link"})
+	}
+	tmp := TempName(path)
+	return replace(fsys, path, tmp, func() error {
+		err := fsys.Symlink(target, tmp)
+		if err == nil && (p.UID >= 0 || p.GID >= 0) {
+			if err = fsys.Lchown(tmp, p.UID, p.GID); err != nil {
+				err = &ChownError{Path: path, UID: p.UID, GID: p.GID, Err: cause(err)}
+			}
+		}
+		if err != nil {
+			_ = fsys.Remove(tmp) // the first error is the one to tell; the name is swept at the next start
+		}
+		return err
+	})
+}

@@ -1,0 +1,122 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lock is an exclusive flock(2) on a file. The kernel drops it when the process ends, however it ends. It is not
+// inherited by programs the process starts. Its methods are not safe for concurrent use.
+type Lock struct {
+	fsys FS
+	path string
+	file File
+}
+
+// LockedError says that somebody else holds a lock.
+type LockedError struct {
+	Path string
+	PID  int // of the holder, as it wrote it into the file; 0 if that cannot be read
+}
+
+func (e *LockedError) Error() string {
+	if e.PID == 0 {
+		return e.Path + " is locked by another process"
+	}
+	return fmt.Sprintf("%s is locked by process %d", e.Path, e.PID)
+}
+
+// Acquire takes the lock on path, making the file with p where there is none, and writes the process id into it for
+// people to see. It does not wait for a holder: a lock that is held is a [*LockedError].
+func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
+	for {
+		if err := Create(fsys, path, nil, p); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		f, err := fsys.OpenFile(path, os.O_RDWR|NoFollow|NonBlock, 0)
+		if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+			// A lock needs no right to write, and a read-only disk still wants one agent at a time.
+			f, err = fsys.OpenFile(path, os.O_RDONLY|NoFollow|NonBlock, 0)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed between the two calls
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, cause(err))
+		}
+		l := &Lock{fsys: fsys, path: path, file: f}
+		if err := l.take(); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if l.Held() {
+			// Fixed width, so that it covers what the last holder wrote. The id is a courtesy to people; a full disk
+			// must not keep an agent from starting, so an error here is none.
+			_, _ = fmt.Fprintf(f, "%19d\n", os.Getpid())
+			return l, nil
+		}
+		f.Close() // the file was replaced while we took its lock: take the new one
+	}
+}
+
+// take locks the file. Somebody who only asks whether it is locked does so with a shared lock, for an instant
+// (store.Held); that is told from a holder by asking the same way, and waited for.
+func (l *Lock) take() error {
+	for range 1000 {
+		locked, err := l.flock(unix.LOCK_EX)
+		if locked || err != nil {
+			return err
+		}
+		shared, err := l.flock(unix.LOCK_SH)
+		if err != nil {
+			return err
+		}
+		if !shared {
+			break
+		}
+		if err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN); err != nil {
+			return fmt.Errorf("lock %s: %w", l.path, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	text, _ := io.ReadAll(io.LimitReader(l.file, 32)) // unreadable is unknown
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return &LockedError{Path: l.path, PID: pid}
+}
+
+// flock tries to get a lock, without waiting for somebody else to give up theirs.
+func (l *Lock) flock(how int) (bool, error) {
+	for {
+		switch err := unix.Flock(int(l.file.Fd()), how|unix.LOCK_NB); err {
+		case nil:
+			return true, nil
+		case unix.EINTR:
+		case unix.EWOULDBLOCK:
+			return false, nil
+		default:
+			return false, fmt.Errorf("lock %s: %w", l.path, err)
+		}
+	}
+}
+
+// Held reports whether the lock's path still is the file that is locked: no longer when somebody removed or replaced
+// it.
+func (l *Lock) Held() bool {
+	ours, err := l.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := l.fsys.Lstat(l.path)
+	return err == nil && os.SameFile(ours, there)
+}
+
+// Release gives the lock up. The file stays: removing it would let two processes lock two files of the same name.
+func (l *Lock) Release() error { return l.file.Close() }

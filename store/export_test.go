@@ -1,0 +1,11 @@
+package store
+
+// For tests in package store_test.
+var (
+	ParseCertificates  = parseCertificates
+	EncodeCertificates = encodeCertificates
+	ParseRetry         = parseRetry
+	ParsePending       = parsePending
+	ParseMeta          = parseMeta
+	EncodeJSON         = encodeJSON
+)

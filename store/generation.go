@@ -1,0 +1,206 @@
+package store
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"certagent/store/durable"
+	"certagent/store/keys"
+)
+
+// Files of a generation, beside [keys.FileName] and meta.json.
+const (
+	certFile      = "cert.pem"      // the certificate
+	chainFile     = "chain.pem"     // the intermediate certificates; may be empty
+	fullchainFile = "fullchain.pem" // both, in this order
+	caFile        = "ca.pem"        // the CA certificates it was verified with; may be empty
+)
+
+// Generation is one issued certificate with its key, as it stands on disk. It never changes.
+type Generation struct {
+	Number int
+	Dir    string   // absolute path
+	Key    keys.Key // nil in a View that may not read it
+	Leaf   *x509.Certificate
+	Chain  []*x509.Certificate // intermediates
+	CAs    []*x509.Certificate
+	Meta   Meta
+	// HasMeta is false where meta.json is gone or damaged; Meta is zero then.
+	HasMeta bool
+}
+
+// TLS is the certificate with its chain and key, for logging in to a server.
+func (g *Generation) TLS() tls.Certificate {
+	t := tls.Certificate{Certificate: [][]byte{g.Leaf.Raw}, Leaf: g.Leaf}
+	if g.Key != nil {
+		t.PrivateKey = g.Key
+	}
+	for _, c := range g.Chain {
+		t.Certificate = append(t.Certificate, c.Raw)
+	}
+	return t
+}
+
+// BrokenError says what is wrong with a generation, or with the live link.
+type BrokenError struct {
+	Gen  int    // 0 when the live link is what is broken
+	File string // name in the generation's directory, or "live"
+	Why  string // reads on from the file's name: "is gone"
+	Err  error  // cause, nil if there is no more to say
+}
+
+func (e *BrokenError) Error() string {
+	if e.Gen == 0 {
+		return e.File + " " + e.Why
+	}
+	return fmt.Sprintf("generation %d: %s %s", e.Gen, e.File, e.Why)
+}
+
+// Unwrap gives the cause.
+func (e *BrokenError) Unwrap() error { return e.Err }
+
+// broken turns an error of reading a file of generation n into a BrokenError, unless it is one of the process or the
+// system, which says nothing about the file.
+func broken(n int, file string, err error) error {
+	for _, transient := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, transient) {
+			return err
+		}
+	}
+	b := &BrokenError{Gen: n, File: file, Why: "cannot be read: " + err.Error(), Err: err}
+	if errors.Is(err, fs.ErrNotExist) {
+		b.Why = "is gone"
+	} else if e, ok := errors.AsType[*durable.KindError](err); ok {
+		b.Why = e.Why()
+	} else if e, ok := errors.AsType[*keys.UnusableError](err); ok {
+		b.Why = e.Why
+	}
+	return b
+}
+
+// load reads and verifies generation n in dir: everything parses, and the key is the certificate's.
+func (s *Store) load(dir string, n int) (*Generation, error) {
+	g := &Generation{Number: n, Dir: dir}
+	leaf, err := s.loadCertificates(dir, n, certFile)
+	if err != nil {
+		return nil, err
+	}
+	if len(leaf) != 1 {
+		return nil, &BrokenError{Gen: n, File: certFile, Why: fmt.Sprintf("holds %d certificates, not one", len(leaf))}
+	}
+	g.Leaf = leaf[0]
+	if g.Chain, err = s.loadCertificates(dir, n, chainFile); err != nil {
+		return nil, err
+	}
+	full, err := s.loadCertificates(dir, n, fullchainFile)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.EqualFunc(full, append(leaf, g.Chain...), (*x509.Certificate).Equal) {
+		return nil, &BrokenError{Gen: n, File: fullchainFile, Why: "does not hold " + certFile + " and " + chainFile}
+	}
+	if g.CAs, err = s.loadCertificates(dir, n, caFile); err != nil {
+		return nil, err
+	}
+	g.Key, err = s.keys.Load(dir)
+	switch {
+	case s.readOnly && errors.Is(err, fs.ErrPermission):
+		g.Key = nil
+	case err != nil:
+		return nil, broken(n, keys.FileName, err)
+	case !keys.Equal(g.Key.Public(), g.Leaf.PublicKey):
+		return nil, &BrokenError{Gen: n, File: keys.FileName, Why: "is not the key of " + certFile}
+	}
+	if m, err := readMeta(s.fs, dir); err == nil {
+		g.Meta, g.HasMeta = m, true
+	}
+	return g, nil
+}
+
+func (s *Store) loadCertificates(dir string, n int, file string) ([]*x509.Certificate, error) {
+	data, _, err := durable.ReadFile(s.fs, filepath.Join(dir, file), maxFile)
+	if err != nil {
+		return nil, broken(n, file, err)
+	}
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, &BrokenError{Gen: n, File: file, Why: err.Error(), Err: err}
+	}
+	return certs, nil
+}
+
+// write puts the files of a new generation into dir, a directory that does not count yet, and makes them durable.
+func (s *Store) write(dir string, i Issue) error {
+	meta := i.meta(s.machineID)
+	if err := s.saveKey(dir, i, &meta); err != nil {
+		return err
+	}
+	metaJSON, err := encodeJSON(meta)
+	if err != nil {
+		return err
+	}
+	leaf, chain := encodeCertificates(i.Leaf), encodeCertificates(i.Chain...)
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{
+		{certFile, leaf},
+		{chainFile, chain},
+		{fullchainFile, bytes.Join([][]byte{leaf, chain}, nil)},
+		{caFile, encodeCertificates(i.CAs...)},
+		{metaFile, metaJSON},
+	} {
+		if err := durable.Create(s.fs, filepath.Join(dir, f.name), f.data, s.perm(0o644)); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(s.fs, dir)
+}
+
+// saveKey puts the key into dir as i.KeyPerm says. An owner or group that cannot be given is a warning: a certificate
+// that the CA has issued is not thrown away for it.
+func (s *Store) saveKey(dir string, i Issue, meta *Meta) error {
+	own := s.perm(0o600)
+	p := i.KeyPerm
+	if p.Mode == 0 {
+		p = own
+	}
+	if p.UID < 0 {
+		p.UID = own.UID
+	}
+	if p.GID < 0 {
+		p.GID = own.GID
+	}
+	err := s.keys.Save(dir, i.Pending.Key, p)
+	if e, ok := errors.AsType[*durable.ChownError](err); ok && p != own {
+		e.Path = keys.FileName
+		meta.Warnings = append(slices.Clip(meta.Warnings),
+			e.Error()+"; it has mode 0600 and the agent's own group instead")
+		err = s.keys.Save(dir, i.Pending.Key, own)
+	}
+	return err
+}
+
+func genName(n int) string { return fmt.Sprintf("gen-%06d", n) }
+
+// genNumber is the number of a generation's directory, 0 if the name is none.
+func genNumber(name string) int {
+	digits, ok := strings.CutPrefix(name, "gen-")
+	if !ok || len(digits) > 9 { // 9 digits: the number after it still fits everywhere
+		return 0
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || genName(n) != name {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,96 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"certagent/store/durable"
+)
+
+// ensureDir makes dir where it is missing, and checks that nobody but root, the process's user (euid) and the
+// directory's owner can put something else in its place. It gives the path with links resolved and what was found
+// there.
+func ensureDir(fsys durable.FS, dir string, p durable.Perm, euid int) (string, fs.FileInfo, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	real, info, err := walk(fsys, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := durable.MkdirAll(fsys, real, p); err != nil {
+			return "", nil, err
+		}
+		real, info, err = walk(fsys, dir)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if everybodyWrites(info) {
+		return "", nil, fmt.Errorf("%w: everybody may write %s (chmod o-w)", ErrUnsafe, real)
+	}
+	if uid, _ := durable.Owner(info); !mayOwn(uid, euid) {
+		return "", nil, fmt.Errorf("%w: %s belongs to user %d, not to the agent's user %d or root",
+			ErrUnsafe, real, uid, euid)
+	}
+	return real, info, nil
+}
+
+// mayOwn reports whether a process of user euid keeps keys in a directory of user uid. Root may work for anybody.
+func mayOwn(uid, euid int) bool { return uid == 0 || uid == euid || euid == 0 }
+
+func everybodyWrites(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
+
+// walk follows dir as the kernel would, one name after the other, and refuses a step that anybody could have prepared:
+// any name in a directory that everybody may write, unless the sticky bit protects it; and a link even then. A name
+// that is not there is fs.ErrNotExist, with the path as far as links are resolved.
+func walk(fsys durable.FS, dir string) (string, fs.FileInfo, error) {
+	at, todo := "/", strings.Split(dir, "/")
+	info, err := fsys.Lstat(at)
+	if err != nil {
+		return "", nil, err
+	}
+	for links := 0; len(todo) > 0; {
+		name := todo[0]
+		todo = todo[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		open := everybodyWrites(info)
+		if open && info.Mode()&fs.ModeSticky == 0 {
+			return "", nil, fmt.Errorf("%w: everybody may write %s, where it lies (chmod o-w, or choose another place)",
+				ErrUnsafe, at)
+		}
+		next := filepath.Join(at, name) // ".." too: at has no links
+		there, err := fsys.Lstat(next)
+		if err != nil {
+			return filepath.Join(append([]string{next}, todo...)...), nil, err
+		}
+		switch {
+		case there.Mode().Type() == fs.ModeSymlink && open:
+			return "", nil, fmt.Errorf("%w: %s is a link in a directory that everybody may write", ErrUnsafe, next)
+		case there.Mode().Type() == fs.ModeSymlink:
+			if links++; links > 40 {
+				return "", nil, fmt.Errorf("%s: too many links", dir)
+			}
+			target, err := fsys.Readlink(next)
+			if err != nil {
+				return "", nil, err
+			}
+			if filepath.IsAbs(target) {
+				at = "/"
+				if info, err = fsys.Lstat(at); err != nil {
+					return "", nil, err
+				}
+			}
+			todo = append(strings.Split(target, "/"), todo...)
+		case !there.IsDir():
+			return "", nil, &durable.KindError{Path: next, Mode: there.Mode(), Want: "a directory"}
+		default:
+			at, info = next, there
+		}
+	}
+	return at, info, nil
+}

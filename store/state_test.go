@@ -1,0 +1,132 @@
+package store_test
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"certagent/store"
+)
+
+func TestTrust(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state"))
+	a, b := newCA(t), newCA(t)
+	const server = "https://est.example/.well-known/est"
+	if cas, err := s.Trust(server); cas != nil || err != nil {
+		t.Errorf("nothing fetched: %v, %v", cas, err)
+	}
+	must(t, s.SaveTrust(server, []*x509.Certificate{a.cert, b.cert}))
+	path := filepath.Join(s.Dir(), "trust", "est.example_443.pem")
+	before, err := os.Stat(path)
+	must(t, err, s.SaveTrust(server, []*x509.Certificate{a.cert, b.cert}))
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the same certificates were written again, %v", err)
+	}
+	for _, name := range []string{server, "https://EST.example:443/.well-known/est/", "est.example:443", "est.example"} {
+		cas, err := s.Trust(name)
+		if err != nil || len(cas) != 2 || !cas[0].Equal(a.cert) || !cas[1].Equal(b.cert) {
+			t.Errorf("%s: %d certificates, %v", name, len(cas), err)
+		}
+	}
+	for _, other := range []string{"https://est.example:8443/.well-known/est", "https://est.example/.well-known/est/label",
+		"https://est.example/prefix/.well-known/est", "http_est.example", "https://[::1]:443", "https://127.0.0.1"} {
+		if cas, err := s.Trust(other); cas != nil || err != nil {
+			t.Errorf("%s: %v, %v", other, cas, err)
+		}
+		must(t, s.SaveTrust(other, []*x509.Certificate{b.cert}))
+	}
+	if cas, err := s.Trust(server); err != nil || len(cas) != 2 {
+		t.Errorf("others wrote into %s: %d certificates, %v", server, len(cas), err)
+	}
+	for _, bad := range []string{"", "https://", "https:///x", "..", "../../etc/passwd:1",
+		"https://" + strings.Repeat("x", 300)} {
+		if err := s.SaveTrust(bad, []*x509.Certificate{a.cert}); err == nil {
+			t.Errorf("%q is a server", bad)
+		}
+	}
+	if err := s.SaveTrust(server, nil); err == nil {
+		t.Error("an empty list was kept")
+	}
+	must(t, os.WriteFile(path, []byte("-----BEGIN CERTIFICATE-----\nMII"), 0o644))
+	if cas, err := s.Trust(server); err == nil || cas != nil {
+		t.Errorf("damaged: %v", cas)
+	}
+}
+
+func TestLastGoodAndClock(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state"))
+	if _, err := s.LastGood(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("none: %v", err)
+	}
+	if mark, err := s.ClockMark(); err != nil || !mark.IsZero() {
+		t.Errorf("none: %v, %v", mark, err)
+	}
+	doc, path := []byte("[cert_issuance]\n"), filepath.Join(s.Dir(), "last-good.toml")
+	must(t, s.SaveLastGood(doc))
+	before, err := os.Stat(path)
+	must(t, err, s.SaveLastGood(doc))
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the same document was written again, %v", err)
+	}
+	must(t, os.Chmod(path, 0o644), s.SaveLastGood(doc))
+	if after, err := os.Stat(path); err != nil || after.Mode() != 0o600 {
+		t.Errorf("a secret with mode %v, %v", after.Mode(), err)
+	}
+	if got, err := s.LastGood(); err != nil || string(got) != string(doc) {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, mark := range []time.Time{epoch.Add(time.Hour), epoch} { // lowered, too
+		must(t, s.SaveClockMark(mark.Add(time.Millisecond)))
+		if got, err := s.ClockMark(); err != nil || !got.Equal(mark) {
+			t.Errorf("%v, %v, want %v", got, err, mark)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(s.Dir(), "clock.json"), []byte(`{"mark":"20`), 0o644))
+	if got, err := s.ClockMark(); err == nil || !got.IsZero() {
+		t.Errorf("damaged: %v, %v", got, err)
+	}
+}
+
+func TestRetry(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state"))
+	c := certificate(t, s, "mqtt")
+	if r, err := c.Retry(); err != nil || r.Damaged || r.Failures != 0 {
+		t.Errorf("none: %+v, %v", r, err)
+	}
+	want := store.Retry{
+		Failures: 2, LastTry: epoch, NextTry: epoch.Add(time.Minute), LastError: "est: server unavailable",
+		Refusals: map[string]int{"self": 2, "bootstrap": 1}, Reissue: "drift",
+		Problems: []store.Problem{{Code: "unreachable", Text: "no route", Since: epoch}},
+	}
+	path := filepath.Join(c.Dir(), "retry.json")
+	must(t, c.SaveRetry(want))
+	before, err := os.Stat(path)
+	must(t, err, c.SaveRetry(want))
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the same state was written again, %v", err)
+	}
+	got, err := c.Retry()
+	if err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+		t.Errorf("%+v, %v\nwant %+v", got, err, want)
+	}
+	text, err := os.ReadFile(path)
+	if must(t, err); strings.Contains(string(text), "0001-01-01") || strings.Contains(string(text), "damaged") {
+		t.Errorf("zero times or the damage are written:\n%s", text)
+	}
+	for _, torn := range []string{"", "{", string(text[:len(text)/2]), `{"failures":"many"}`} {
+		must(t, os.WriteFile(path, []byte(torn), 0o644))
+		if r, err := c.Retry(); err != nil || !r.Damaged || r.Failures != 0 {
+			t.Errorf("%q: %+v, %v", torn, r, err)
+		}
+	}
+	must(t, c.SaveRetry(want))
+	if r, err := c.Retry(); err != nil || r.Damaged {
+		t.Errorf("after writing over it: %+v, %v", r, err)
+	}
+}
