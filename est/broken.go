@@ -1,0 +1,125 @@
+package est
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+)
+
+const hintDemanded = "the server demands a client certificate: configure one that it accepts"
+
+// broken classes the end of a connection that was to carry r's answer; began says that some of that answer came. ctx
+// is the operation's context, limited the one with the time limit. It may make one more request, to tell a server
+// that refuses our certificate from one that is not well.
+func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began bool, err error) *Error {
+	if trust, ok := errors.AsType[*trustError](err); ok {
+		return c.failHint(r, ErrUntrusted, trust, trust.hint)
+	}
+	if limited.Err() != nil {
+		if cause := context.Cause(limited); !errors.Is(cause, errTimeLimit) {
+			return c.fail(r, ErrUnavailable, nil, cause)
+		}
+		return c.fail(r, ErrUnavailable, nil, fmt.Errorf("nothing more came within %v: %s", c.o.Timeout, k.stage(began)))
+	}
+	switch {
+	case k.proxyError != nil:
+		return c.failHint(r, ErrUnavailable, k.proxyError,
+			"check HTTPS_PROXY and NO_PROXY, and that the proxy lets this device through")
+	case !k.reached:
+		return c.failHint(r, ErrUnavailable, err, "check host and port in the URL, the network, and that the server runs")
+	case !k.secured && !fromOutside(err):
+		return c.insecure(r, err)
+	case began, k.answered, k.offered && c.certificateTaken:
+		return c.fail(r, ErrUnavailable, nil, err)
+	case k.offered:
+		return c.probe(ctx, r, err)
+	case k.asked && isRemoteAlert(err):
+		e := c.failHint(r, ErrUnauthorized,
+			fmt.Errorf("it asked for a certificate, got none, and ended the connection: %w", err), hintDemanded)
+		e.Refusal = true
+		return e
+	case k.asked:
+		return c.failHint(r, ErrUnavailable, err, "perhaps "+hintDemanded) // the alert may have got lost on the way
+	}
+	return c.fail(r, ErrUnavailable, nil, err)
+}
+
+// insecure is for a TLS handshake that our side gave up for another reason than trust.
+func (c *Client) insecure(r *request, err error) *Error {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return c.failHint(r, ErrUntrusted, fmt.Errorf("what answers there does not speak TLS: %w", err),
+			"check the port in the URL: it must be the server's https port")
+	}
+	return c.failHint(r, ErrUntrusted, fmt.Errorf("TLS handshake: %w", err),
+		"the server must offer TLS 1.2 or later with a certificate that can be read")
+}
+
+// probe finds out why a connection ended on which our certificate was offered and nothing was answered. Under TLS 1.2
+// a server that does not like a certificate ends the handshake; under 1.3 it does so when we think it over, and that
+// shows as an alert, a reset or a plain end, as luck has it. So /cacerts is asked for once, without the certificate:
+// if that is answered, the certificate was refused.
+func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
+	c.hangUp()
+	question := &request{op: "cacerts", target: c.o.URL.JoinPath("cacerts")}
+	a, err := c.once(ctx, question)
+	c.hangUp() // nothing else may be asked over a connection without our certificate
+	if e, ok := errors.AsType[*Error](err); ok {
+		e.Op = r.op
+		if e.Class == ErrUnauthorized {
+			e.Err = fmt.Errorf("it ended the connection when offered the certificate, and without one as well: %w", ended)
+			e.Hint = "have the server accept the CA that issued this identity, or use another one"
+		}
+		return e
+	}
+	if a.status >= http.StatusInternalServerError {
+		return c.fail(r, ErrUnavailable, nil, fmt.Errorf("connection ended: %w (and without the certificate: HTTP %d)",
+			ended, a.status))
+	}
+	e := c.failHint(r, ErrUnauthorized,
+		fmt.Errorf("it ended the connection when offered the certificate (%w), and answers without it", ended),
+		"have the server accept the CA that issued this identity, or use another one")
+	e.Refusal = true
+	return e
+}
+
+func (c *Client) failHint(r *request, class, err error, hint string) *Error {
+	e := c.fail(r, class, nil, err)
+	e.Hint = hint
+	return e
+}
+
+// stage says what a request was waiting for when its time ran out.
+func (k *conn) stage(began bool) string {
+	switch {
+	case began:
+		return "the answer came only in part"
+	case k.secured:
+		return "connected, but no answer"
+	case k.reached && k.proxy != nil:
+		return "the proxy is reached, but not the server behind it"
+	case k.reached:
+		return "connected, but the TLS handshake did not end"
+	}
+	return "not connected"
+}
+
+// isRemoteAlert reports whether the other side sent a fatal TLS alert. crypto/tls has no exported type for one; this
+// is how it marks it.
+func isRemoteAlert(err error) bool {
+	operation, ok := errors.AsType[*net.OpError](err)
+	return ok && operation.Op == "remote error"
+}
+
+// fromOutside reports whether a handshake was ended by the other side or by the network, rather than by our own
+// crypto/tls, whose alerts are marked "local error".
+func fromOutside(err error) bool {
+	if operation, ok := errors.AsType[*net.OpError](err); ok {
+		return operation.Op != "local error"
+	}
+	_, network := errors.AsType[net.Error](err)
+	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}

@@ -1,0 +1,204 @@
+package est
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+// Options says which server a [Client] talks to, what it trusts, and who it comes as. New reads it once; later
+// changes have no effect.
+type Options struct {
+	// URL is the base of the operations (RFC 7030 3.2.2), https://host[:port][/prefix]/.well-known/est[/label]; the
+	// operation's name is appended. Only https, without user information, query and fragment.
+	URL *url.URL
+
+	// Anchors are the explicit trust anchors (RFC 7030 3.6.1), for the server's TLS certificate and for what it
+	// issues.
+	Anchors []*x509.Certificate
+
+	// SystemRoots accepts the implicit trust anchors (RFC 7030 3.6.2) for the server's TLS certificate as well. They
+	// never vouch for an issued certificate. Without Anchors and SystemRoots nothing would be trusted and New fails.
+	SystemRoots bool
+
+	// Roots are the implicit trust anchors to use in place of the system's, for a device with a store of its own.
+	// nil means the system's.
+	Roots *x509.CertPool
+
+	// Stored are CA certificates that this server's /cacerts gave earlier over an authorised session. They are
+	// accepted above an issued certificate when a fresh /cacerts cannot be had; never for TLS.
+	Stored []*x509.Certificate
+
+	// Certificate is offered to the server, with its whole chain, when the server asks for one. nil means none.
+	Certificate *tls.Certificate
+
+	// Identity is what Certificate is, for the text of errors: "certificate mqtt", "bootstrap certificate".
+	Identity string
+
+	// Login answers an HTTP 401, beside Certificate. nil means none.
+	Login *Login
+
+	// Now is the clock for validity and for Retry-After dates. nil means time.Now.
+	Now func() time.Time
+
+	// Timeout bounds one request from dialling to the last byte of the answer. 0 means one minute. An enrolment makes
+	// two requests, and more where it is asked for a login, is redirected, or has to find out why a connection ended;
+	// the context bounds it as a whole.
+	Timeout time.Duration
+
+	// Proxy returns the proxy for a request, as http.Transport's field does; http, https and socks5 are understood.
+	// An https proxy's own certificate is verified by the implicit anchors. nil means HTTPS_PROXY and NO_PROXY as
+	// the environment has them at New.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// UserAgent is the User-Agent header. "" means "certagent".
+	UserAgent string
+}
+
+const defaultTimeout = time.Minute
+
+// Client makes one attempt at a server: it keeps one connection, and is closed after it. It is not for concurrent
+// use.
+type Client struct {
+	o        Options
+	explicit *x509.CertPool // nil without Options.Anchors
+	implicit *x509.CertPool // nil without Options.SystemRoots
+
+	conn         *conn // the connection kept between requests; nil if there is none
+	connections  int   // TLS connections opened so far
+	passwordSent bool  // Login was used at least once
+	closed       bool
+
+	// certificateTaken means that a connection on which Options.Certificate was offered has carried an answer: when
+	// a later one ends, it is not for the certificate.
+	certificateTaken bool
+
+	cas []*x509.Certificate // what /cacerts answered in this attempt
+}
+
+// New returns a client for one attempt. It opens no connection. It fails on options that cannot lead to an attempt.
+func New(o Options) (*Client, error) {
+	if err := checkURL(o.URL); err != nil {
+		return nil, err
+	}
+	if o.Certificate != nil && (len(o.Certificate.Certificate) == 0 || o.Certificate.PrivateKey == nil) {
+		return nil, errors.New("client certificate without certificate or key")
+	}
+	if len(o.Anchors) == 0 && !o.SystemRoots {
+		return nil, errors.New("no trust anchors: neither explicit ones nor the system's roots are to be trusted")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "certagent"
+	}
+	if o.Proxy == nil {
+		proxyFor := httpproxy.FromEnvironment().ProxyFunc()
+		o.Proxy = func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) }
+	}
+	c := &Client{o: o}
+	if len(o.Anchors) > 0 {
+		c.explicit = poolOf(o.Anchors)
+	}
+	if o.SystemRoots {
+		c.implicit = o.Roots
+		if c.implicit == nil {
+			roots, err := x509.SystemCertPool()
+			if err != nil {
+				return nil, fmt.Errorf("read the system's root certificates: %w", err)
+			}
+			c.implicit = roots
+		}
+	}
+	return c, nil
+}
+
+func checkURL(u *url.URL) error {
+	switch {
+	case u == nil:
+		return errors.New("no URL")
+	case u.Scheme != "https":
+		return fmt.Errorf("URL %s: EST is spoken over https only", u.Redacted())
+	case u.Hostname() == "":
+		return fmt.Errorf("URL %s: no host", u.Redacted())
+	case u.User != nil:
+		return fmt.Errorf("URL %s: a login does not belong into the URL", u.Redacted())
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return fmt.Errorf("URL %s: query and fragment have no meaning in EST", u.Redacted())
+	}
+	return nil
+}
+
+// Close ends the connection, if there is one, with a close-notify. The client is of no use after it. Close may be
+// called more than once.
+func (c *Client) Close() {
+	c.hangUp()
+	c.closed = true
+}
+
+// Want says what else is accepted in an answer.
+type Want struct {
+	CA bool // a CA certificate was asked for
+}
+
+// Issued is a checked answer to an enrolment.
+type Issued struct {
+	Leaf *x509.Certificate // the certificate for the key of the request
+
+	// Chain holds the intermediates between Leaf and the anchor, in order, without the anchor and without duplicates.
+	Chain []*x509.Certificate
+
+	// CAs are the anchors to hand to consumers: the self-signed certificates of this server's /cacerts, and the
+	// anchor at which the chain of Leaf ended where that is another one.
+	CAs []*x509.Certificate
+
+	// FetchedCAs is what /cacerts answered over this authorised session, to be stored for Options.Stored of a later
+	// attempt; nil if it could not be fetched.
+	FetchedCAs []*x509.Certificate
+
+	// Warnings tell what the CA left out, added or rewrote in a way that leaves the certificate usable, and what
+	// else went less than well. One sentence each.
+	Warnings []string
+
+	PasswordSent bool // the Login was asked for and sent
+	Connections  int  // TLS connections that this attempt opened
+}
+
+// CACerts fetches the server's CA certificates (RFC 7030 4.1). The answer came from an authorised server; the
+// certificates in it have not been judged. Within an attempt the answer is kept: Enroll does not fetch it again.
+func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
+	cas, err := c.caCerts(ctx)
+	return slices.Clone(cas), err
+}
+
+// Enroll sends a PKCS#10 request (DER) to simpleenroll (RFC 7030 4.2.1) and checks the answer.
+//
+// Before it sends anything that a CA would act on it fetches /cacerts over the same connection. That this fails is
+// a warning as long as Options.Anchors or Options.Stored can vouch for the answer; that the server is not trusted,
+// or the connection breaks, is the error of the attempt.
+//
+// Of the answer the certificate whose key is the request's is taken. It must chain to Options.Anchors or to the
+// server's own CA certificates, be valid now (a notBefore up to five minutes ahead of our clock is accepted, for CAs
+// whose clock runs fast), be no CA certificate unless want says so, and not name a subject other than the one asked
+// for. Attributes, names and usages that the CA left out or added are warnings.
+func (c *Client) Enroll(ctx context.Context, csr []byte, want Want) (*Issued, error) {
+	return c.enroll(ctx, "simpleenroll", csr, want)
+}
+
+// Reenroll sends a PKCS#10 request (DER) to simplereenroll (RFC 7030 4.2.2); Options.Certificate should be the
+// certificate being renewed. It is Enroll in everything else.
+func (c *Client) Reenroll(ctx context.Context, csr []byte, want Want) (*Issued, error) {
+	return c.enroll(ctx, "simplereenroll", csr, want)
+}

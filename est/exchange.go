@@ -1,0 +1,314 @@
+package est
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// An answer is an HTTP response that was read to its end, or as far as its bound.
+type answer struct {
+	status   int
+	header   http.Header
+	body     []byte
+	tooLarge bool // there was more than answerLimit of a success
+	came     time.Time
+	over     *conn // the connection it came over
+}
+
+func (a *answer) success() bool { return a.status == http.StatusOK || a.status == http.StatusCreated }
+
+// request is one operation: what is sent until it is answered, and answered for good.
+type request struct {
+	op          string
+	certificate *tls.Certificate // offered on a connection that has to be dialled for it; nil means none
+	csr         []byte           // DER; nil for a GET
+	body        []byte           // csr as it is sent
+
+	target        *url.URL
+	authorization string   // the next try's Authorization header
+	loggedIn      bool     // the password was used for this operation, which may happen once
+	secrets       []string // what of the login was sent, in the forms an answer could quote
+	redirects     int
+}
+
+const (
+	redirectLimit = 3
+	drainLimit    = 64 << 10 // bytes of an error's body read so that the connection can be kept
+)
+
+func (r *request) method() string {
+	if r.csr == nil {
+		return http.MethodGet
+	}
+	return http.MethodPost
+}
+
+// do performs an operation: it answers a request for a login, follows redirects within the origin, and classes every
+// answer but a success. The error is an *Error.
+func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
+	r.target = c.o.URL.JoinPath(r.op)
+	if r.csr != nil {
+		r.body = wrapBase64(r.csr)
+	}
+	for {
+		a, err := c.once(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case a.success():
+			if a.tooLarge {
+				return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
+			}
+			return a, nil
+		case a.status == http.StatusUnauthorized && c.o.Login != nil && !r.loggedIn:
+			if err := c.logIn(r, a); err != nil {
+				return nil, err
+			}
+		case a.status >= 300 && a.status < 400 && a.header.Get("Location") != "":
+			if err := c.follow(r, a); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, c.refuse(r, a)
+		}
+	}
+}
+
+// logIn prepares the answer to a 401.
+func (c *Client) logIn(r *request, a *answer) error {
+	if !a.over.authorised { // cannot be, as long as every connection is verified: what it guards is worth two lines
+		return c.fail(r, ErrUntrusted, a, errors.New("a server that is not authorised asks for the password"))
+	}
+	// Servers drop the connection after a 401 without saying so, and a POST into it would be lost: always a fresh one.
+	c.hangUp()
+	authorization, secrets, err := c.o.Login.answer(a.header, r.method(), r.target.RequestURI(), r.body)
+	if err != nil {
+		e := c.fail(r, ErrUnauthorized, a, err)
+		e.Refusal = r.csr != nil
+		e.Hint = "have the server ask for Basic or Digest authentication, or use a client certificate"
+		return e
+	}
+	r.authorization, r.secrets, r.loggedIn = authorization, secrets, true
+	c.passwordSent = true
+	return nil
+}
+
+// follow moves r to where a redirect points, if RFC 7030 3.2.1 lets a program go there by itself: within the origin.
+// Everything else is an ErrBadResponse.
+func (c *Client) follow(r *request, a *answer) error {
+	location := a.header.Get("Location")
+	shown := shorten(printable(location), 200)
+	next, err := r.target.Parse(location)
+	keepsMethod := a.status == http.StatusTemporaryRedirect || a.status == http.StatusPermanentRedirect
+	switch {
+	case err != nil:
+		err = errors.New("redirect to what is not a URL")
+	case a.status == http.StatusMultipleChoices || a.status > 303 && !keepsMethod:
+		err = fmt.Errorf("redirect of a kind that is not followed, to %q", shown)
+	case next.Scheme != "https":
+		err = fmt.Errorf("redirect to %q, which is not https, is not followed", shown)
+	case next.User != nil || !sameOrigin(next, c.o.URL):
+		err = fmt.Errorf("redirect to another server, %q, is not followed", shown)
+	case r.csr != nil && !keepsMethod:
+		err = fmt.Errorf("redirect to %q would turn the POST into a GET; only 307 and 308 keep it", shown)
+	case r.redirects == redirectLimit:
+		err = fmt.Errorf("more than %d redirects, the last to %q", redirectLimit, shown)
+	}
+	if err != nil {
+		e := c.fail(r, ErrBadResponse, a, err)
+		e.Hint = "set the URL to where the server's EST operations really are"
+		return e
+	}
+	next.Fragment = ""
+	r.target, r.authorization = next, "" // a Digest is for one URL only
+	r.redirects++
+	return nil
+}
+
+func sameOrigin(a, b *url.URL) bool {
+	port := func(u *url.URL) string {
+		if p := u.Port(); p != "" {
+			return p
+		}
+		return "443"
+	}
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+}
+
+// errTimeLimit is the cause of a context that Options.Timeout ended.
+var errTimeLimit = errors.New("time limit")
+
+// once sends r over the kept connection, or over a new one if there is none, and reads the answer. The error is an
+// *Error; an answer of whatever status is none.
+func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
+	if c.closed {
+		return nil, c.fail(r, ErrUnavailable, nil, errors.New("client is closed"))
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, c.o.Timeout, errTimeLimit)
+	defer cancel()
+
+	if c.conn != nil && c.conn.http.Err() != nil {
+		c.hangUp() // the server closed it after the last answer
+	}
+	if c.conn == nil {
+		k, err := c.dial(limited, r.certificate)
+		if err != nil {
+			return nil, c.broken(ctx, limited, r, k, false, err)
+		}
+		c.conn = k
+	}
+	k := c.conn
+	var began atomic.Bool // a byte of this answer arrived; set by net/http's reading goroutine
+	message, err := c.message(httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
+		GotFirstResponseByte: func() { began.Store(true) },
+	}), r)
+	if err != nil {
+		return nil, c.fail(r, ErrRejected, nil, err)
+	}
+	response, err := k.http.RoundTrip(message)
+	if err != nil {
+		c.hangUp()
+		return nil, c.broken(ctx, limited, r, k, began.Load(), err)
+	}
+	k.answered = true
+	c.certificateTaken = c.certificateTaken || k.offered
+	a, whole, err := c.read(response)
+	if err != nil {
+		c.hangUp()
+		return nil, c.broken(ctx, limited, r, k, true, fmt.Errorf("read the answer's body: %w", err))
+	}
+	if !whole || response.Close {
+		c.hangUp()
+	}
+	a.over = k
+	return a, nil
+}
+
+// message builds the HTTP request. Its body has a Content-Length: some servers refuse chunked ones.
+func (c *Client) message(ctx context.Context, r *request) (*http.Request, error) {
+	var body io.Reader // a nil *bytes.Reader would not do
+	if r.csr != nil {
+		body = bytes.NewReader(r.body)
+	}
+	message, err := http.NewRequestWithContext(ctx, r.method(), r.target.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("build HTTP request: %w", err)
+	}
+	message.Header.Set("User-Agent", c.o.UserAgent)
+	if r.csr != nil {
+		message.Header.Set("Content-Type", "application/pkcs10")
+		// RFC 8951 3 has this header ignored; servers of RFC 7030 insist on it.
+		message.Header.Set("Content-Transfer-Encoding", "base64")
+	}
+	if r.authorization != "" {
+		message.Header.Set("Authorization", r.authorization)
+	}
+	return message, nil
+}
+
+// read reads a response's body as far as it may go, and closes it. whole means that its end was reached, and so that
+// the connection can be kept.
+func (c *Client) read(response *http.Response) (a *answer, whole bool, err error) {
+	defer response.Body.Close()
+	a = &answer{status: response.StatusCode, header: response.Header, came: c.o.Now()}
+	if a.status == http.StatusSwitchingProtocols {
+		return a, false, nil // what follows is no body
+	}
+	limit := int64(errorTextLimit)
+	if a.success() {
+		limit = answerLimit
+	}
+	a.body, err = io.ReadAll(io.LimitReader(response.Body, limit+1))
+	if err != nil && a.success() {
+		return a, false, err
+	}
+	if int64(len(a.body)) > limit {
+		a.body = a.body[:limit]
+		a.tooLarge = a.success()
+		if a.tooLarge {
+			return a, false, nil
+		}
+	}
+	// Of an error the status is known and counts, whatever becomes of its text.
+	n, err := io.CopyN(io.Discard, response.Body, drainLimit)
+	return a, n < drainLimit && errors.Is(err, io.EOF), nil
+}
+
+// fail returns the error of an operation; a is nil where there was no answer.
+func (c *Client) fail(r *request, class error, a *answer, err error) *Error {
+	e := &Error{Op: r.op, Server: c.o.URL.String(), Identity: c.o.Identity, Class: class, Err: err}
+	if c.o.Certificate == nil && c.o.Identity == "" && r.loggedIn {
+		e.Identity = fmt.Sprintf("user %q", c.o.Login.Username)
+	}
+	if a != nil {
+		e.Status = a.status
+		e.RetryAfter = parseRetryAfter(a.header.Get("Retry-After"), a.came)
+	}
+	return e
+}
+
+// refuse classes an answer that is no success.
+func (c *Client) refuse(r *request, a *answer) *Error {
+	class, refusal := classOf(a.status)
+	e := c.fail(r, class, a, nil)
+	e.Refusal = refusal && r.csr != nil
+	e.Detail = errorText(a.body, r.secrets)
+	switch {
+	case a.status == http.StatusAccepted && r.csr == nil:
+		e.Class = ErrBadResponse // only an enrolment can be pending
+	case class == ErrUnauthorized:
+		e.Hint = c.loginHint(r, a.over)
+	case a.status == http.StatusNotFound:
+		e.Hint = "check the path in the URL: https://host[:port]/.well-known/est, or with a label behind it"
+	case class == ErrBadResponse:
+		e.Err = errors.New("neither a success nor an error that EST knows")
+	}
+	return e
+}
+
+// classOf returns the class of an answer that is no success, and whether it speaks against the identity used.
+func classOf(status int) (class error, refusal bool) {
+	switch status {
+	case http.StatusAccepted:
+		return ErrPending, false
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return ErrUnauthorized, true
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		return ErrRejected, true
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return ErrUnavailable, false
+	}
+	switch {
+	case status >= 500 && status < 600:
+		return ErrUnavailable, false
+	case status >= 400 && status < 500:
+		return ErrRejected, false
+	}
+	return ErrBadResponse, false
+}
+
+// loginHint says what was and was not tried, which is most of what a person needs after a refusal.
+func (c *Client) loginHint(r *request, k *conn) string {
+	switch {
+	case r.loggedIn:
+		return "check user name and password"
+	case k.notOffered != nil:
+		return fmt.Sprintf("the server cannot verify a key like ours, so no certificate was offered: %v", k.notOffered)
+	case c.o.Certificate != nil && !k.asked:
+		return "the server did not ask for a client certificate; perhaps another URL does, or it wants a password"
+	case c.o.Certificate != nil:
+		return "have the server accept the CA that issued this identity, or use another one"
+	}
+	return "configure a bootstrap certificate or a user name and password"
+}
