@@ -1,0 +1,197 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestParsePath(t *testing.T) {
+	for _, c := range []struct {
+		in, path string
+		ok       bool
+	}{
+		{"file:///etc/ca.pem", "/etc/ca.pem", true},
+		{"file://localhost/etc/ca.pem", "/etc/ca.pem", true},
+		{"file:/etc/ca.pem", "/etc/ca.pem", true},
+		{"file:///etc/my%20ca.pem", "/etc/my ca.pem", true},
+		{"/etc/ca.pem", "/etc/ca.pem", true},
+		{"/etc/50%25.pem", "/etc/50%25.pem", true},
+		{"etc/ca.pem", "", false},
+		{"file://etc/ca.pem", "", false},
+		{"file:ca.pem", "", false},
+		{"file:///ca.pem?x", "", false},
+		{"file:///ca%00.pem", "", false},
+		{"https://host/ca.pem", "", false},
+		{"pkcs11:object=x", "", false},
+		{"", "", false},
+	} {
+		path, wrong := parsePath(c.in)
+		if path != c.path || (wrong == "") != c.ok {
+			t.Errorf("parsePath(%q) = %q, %q", c.in, path, wrong)
+		}
+	}
+}
+
+// A table has no order of its own: the common name comes first, the rest by name. A list keeps its order.
+func TestSubjectOrder(t *testing.T) {
+	for _, c := range []struct{ subject, want string }{
+		{`{ ou = "u", CN = "n", c = "JP", "2.5.4.46" = "q" }`, "CN dnQualifier C OU"},
+		{`[["OU", "u"], ["CN", "n"], ["c", "JP"], ["OU", "v"]]`, "OU CN C OU"},
+		{`[["serialnumber", "7"], ["sErIaLnUmBeR", "8"], ["SN", "s"], ["gn", "g"]]`,
+			"serialNumber serialNumber surname GN"},
+		{`[["UID", "1"], ["dc", "example"], ["STREET", "s"], ["title", "t"], ["E", "a@b"], ["1.3.6.1", "x"]]`,
+			"UID DC STREET title emailAddress 1.3.6.1"},
+	} {
+		cfg := parse(t, urls+"[cert_issuance.certs.a]\nsubject = "+c.subject+"\n")
+		var names []string
+		for _, rdn := range cfg.Certificates[0].Subject {
+			names = append(names, shortName(rdn[0].Type.String()))
+		}
+		if got := strings.Join(names, " "); got != c.want {
+			t.Errorf("%s: %s, want %s", c.subject, got, c.want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"a", "", 1}, {"threshold", "threshold", 0}, {"treshold", "threshold", 1},
+		{"threshlod", "threshold", 1}, {"retries", "retry", 3}, {"kitten", "sitting", 3},
+	} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+// Columns count characters, in every line; a byte order mark and CRLF are no mistakes.
+func TestPlaces(t *testing.T) {
+	_, err := Parse("f", []byte("\ufeff# ü\r\n\"ключ\" = 1\r\n"), Defaults{})
+	if err == nil || !strings.HasPrefix(err.Error(), "f:2:1: \"ключ\": unknown key") {
+		t.Errorf("got %v", err)
+	}
+	_, err = Parse("f", []byte("log = { level = \"üü\", format = 5 }\n"), Defaults{})
+	if err == nil || !strings.Contains(err.Error(), "f:1:32: log.format: 5:") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A Config and its parts may be printed by mistake; the password must not come with them.
+func TestSecretsDoNotPrint(t *testing.T) {
+	cfg := parse(t, "[cert_issuance.est.auth]\nusername = \"u\"\npassword = \"hunter2\"\n"+urls+mqtt)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		if s := fmt.Sprintf(verb, cfg.Certificates[0].Auth); strings.Contains(s, "hunter2") ||
+			strings.Contains(s, fmt.Sprintf("%x", "hunter2")) {
+			t.Errorf("%s prints %s", verb, s)
+		}
+	}
+}
+
+func TestCheckFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, mode os.FileMode, content string) string {
+		t.Helper()
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	doc := fmt.Sprintf(`
+[cert_issuance.est]
+trusted_certs = [%q, %q]
+[cert_issuance.est.auth]
+username = "u"
+password = "p"
+bootstrap_identity_cert = %q
+bootstrap_identity_pk = %q
+`, write("ca.pem", 0o644, ""), filepath.Join(dir, "missing.pem"), write("boot.pem", 0o644, ""),
+		write("boot.key", 0o604, "")) + urls + `
+[cert_issuance.certs.a]
+common_name_from = "file://` + dir + `"
+password_file = "credential:x"
+username = ""
+[cert_issuance.certs.b]
+common_name = "b"
+password_file = "` + write("password", 0o620, "") + `"
+username = ""
+`
+	cfg, err := Load(write("config.toml", 0o644, doc), Defaults{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range cfg.CheckFiles() {
+		got = append(got, fmt.Sprintf("%d %s", w.Place.Line, strings.ReplaceAll(w.Text, dir+"/", "")))
+	}
+	want := []string{
+		"3 missing.pem does not exist (yet)",
+		"6 everybody may read config.toml, which holds this password",
+		"8 everybody may read boot.key",
+		"14 " + dir + " is no regular file",
+		"19 others may write password",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Whatever stands in a file, Parse comes back, and a password that was read as one is in no message.
+func FuzzParse(f *testing.F) {
+	for _, pattern := range []string{"testdata/good/*.toml", "testdata/bad/*.toml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range files {
+			doc, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			half := strings.Index(string(doc), "\n\n") + 1
+			f.Add(string(doc[:half]), string(doc[half:]))
+		}
+	}
+	f.Add("", urls+device+mqtt)
+	f.Add("", identityRenewal+urls+mqtt+inline+"password = \"q\"\nkey = \"pkcs11:x?pin-value=7\"\n")
+	f.Add("", "x = \"\"\"")
+	f.Add("", "username = \"\npassword")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const secret = "Zq7-Zq7-Zq7"
+		doc := before + "\n[cert_issuance.est.auth]\nusername = \"u\"\npassword = \"" + secret + "\"\n" + after
+		cfg, err := Parse("f", []byte(doc), Defaults{})
+		if (cfg == nil) == (err == nil) {
+			t.Fatalf("%v, %v", cfg, err)
+		}
+		if _, _, errs := parseTOML("f", []byte(before)); errs != nil || strings.Contains(before+after, "Zq7") {
+			return // the password may stand in the middle of something else
+		}
+		if err != nil && strings.Contains(err.Error(), secret) {
+			t.Errorf("the password is in the message: %v", err)
+		}
+		if err == nil {
+			if strings.Contains(string(cfg.Show()), secret) || strings.Contains(fmt.Sprint(cfg.Warnings), secret) {
+				t.Errorf("the password shows:\n%s\n%v", cfg.Show(), cfg.Warnings)
+			}
+			again, err := Parse("f", cfg.Merged, Defaults{})
+			if err != nil {
+				t.Fatalf("the merged document does not load: %v\n%s", err, cfg.Merged)
+			}
+			if string(again.Merged) != string(cfg.Merged) {
+				t.Errorf("merged again it differs:\n%s\n%s", cfg.Merged, again.Merged)
+			}
+			if _, err := Parse("f", cfg.Show(), Defaults{}); err != nil {
+				t.Errorf("what is shown does not load: %v\n%s", err, cfg.Show())
+			}
+		}
+	})
+}
