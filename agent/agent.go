@@ -1,0 +1,407 @@
+// Package agent is the daemon: one keeper for each certificate, the choice of the identity that logs in, attempts,
+// reload, and what status says about all of it.
+//
+// A keeper is a goroutine that owns one certificate; a clock task kicks the keepers whose time has come; attempts run
+// beside their keeper. What to do is decided by a pure function (decide) from what the store, the configuration and the
+// clock say, so that the daemon, "run --once" and "status" cannot disagree. The package holds no protocol (package est),
+// no file format (package store) and no rule of time (package renew): it joins them.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"certagent/agent/config"
+	"certagent/agent/status"
+	"certagent/est"
+	"certagent/store"
+	"certagent/store/durable"
+	"certagent/store/keys"
+)
+
+// Options are what an [Agent] is made of. The zero value of a field with a default is that default.
+type Options struct {
+	// Config is the configuration to begin with, and Load reads it again; Load is called by one goroutine at a time.
+	Config *config.Config
+	Load   func() (*config.Config, error)
+	// ConfigError is why Config is the last good one and not what the files say now; nil normally.
+	ConfigError error
+	// Store is open and locked; the Agent does not close it.
+	Store *store.Store
+	Log   zerolog.Logger
+	// Version of the program, for User-Agent and meta.json. Built is the date of its commit: no clock before it is
+	// believed; zero if unknown.
+	Version string
+	Built   time.Time
+
+	// Notify tells the service manager (sd_notify(3)); default: nobody.
+	Notify func(state string)
+	// Watchdog is how often the service manager wants to hear of the Agent; 0 means it does not.
+	Watchdog time.Duration
+
+	Now    func() time.Time                    // default time.Now
+	Rand   func() float64                      // in [0, 1); default math/rand/v2
+	Synced func() bool                         // whether the system says that its clock is synchronised; default adjtimex(2)
+	Host   Host                                // default: this device
+	Keys   keys.Provider                       // default: files
+	Dial   func(est.Options) (Enroller, error) // default est.New
+}
+
+// maxAttempts is how many attempts run at once: a small device has little memory, and a server little patience.
+const maxAttempts = 16
+
+// Agent keeps the certificates of a [config.Config]. Its methods may be called at any time from any goroutine.
+type Agent struct {
+	o     Options
+	clock *clock
+	slots slots
+	// rewake tells the clock task that a keeper's wake time changed.
+	rewake chan struct{}
+	// changed tells Run that a keeper published something.
+	changed chan struct{}
+	// reloads asks Run for a reload; the letter is answered with its error, if it has a place for one.
+	reloads chan chan<- error
+
+	mu sync.Mutex // guards what follows
+	// cfg is the configuration in force and configErr why it is not the one in the files; nil if it is.
+	cfg         *config.Config
+	configErr   error
+	configSince time.Time
+	keepers     map[string]*keeper
+	running     map[string]*runningKeeper
+	views       map[string]publishedView
+}
+
+// runningKeeper ends a keeper's goroutine.
+type runningKeeper struct {
+	stop context.CancelFunc
+	done chan struct{} // closed when it has ended
+}
+
+// publishedView is what a keeper lets the others see.
+type publishedView struct {
+	status status.Certificate
+	live   *store.Generation
+	tried  bool
+}
+
+// New checks o and reads the store; it starts nothing.
+func New(o Options) (*Agent, error) {
+	if o.Config == nil || o.Store == nil || o.Load == nil {
+		return nil, errors.New("make an agent: Config, Load and Store are needed")
+	}
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.Synced == nil {
+		o.Synced = systemSynced
+	}
+	if o.Host.Hostname == nil {
+		o.Host.Hostname = os.Hostname
+	}
+	if o.Keys == nil {
+		o.Keys = keys.Files{FS: durable.OS{}}
+	}
+	if o.Dial == nil {
+		o.Dial = func(eo est.Options) (Enroller, error) { return est.New(eo) }
+	}
+	a := &Agent{
+		o: o, cfg: o.Config, slots: make(slots, maxAttempts),
+		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
+		keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
+	}
+	a.setConfigError(o.ConfigError)
+	mark, err := o.Store.ClockMark()
+	if err != nil {
+		// Without a mark the build date is still a floor, and the next verified exchange sets a new mark.
+		o.Log.Warn().Err(err).Msg("the newest corroborated time could not be read")
+	}
+	a.clock = newClock(&a.o, mark, !o.Config.Clock.Check)
+	for _, c := range o.Config.Certificates {
+		if err := a.add(c); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// add makes the keeper of c without starting it.
+func (a *Agent) add(c config.Certificate) error {
+	k, err := newKeeper(a, c)
+	if err != nil {
+		return fmt.Errorf("open certificate %s in the store: %w", c.ID, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keepers[c.ID] = k
+	a.views[c.ID] = publishedView{live: k.live, tried: k.tried}
+	return nil
+}
+
+// Run keeps the certificates until ctx ends; it returns nil then. No problem with a certificate ends it.
+func (a *Agent) Run(ctx context.Context) error {
+	var tasks sync.WaitGroup
+	a.mu.Lock()
+	for id := range a.keepers {
+		a.startLocked(ctx, id)
+	}
+	a.mu.Unlock()
+	tasks.Go(func() { a.tick(ctx) }) // ends with ctx
+	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
+		Str("version", a.o.Version).Msg("agent started")
+	line := a.Snapshot().Line()
+	a.o.Notify("READY=1\nSTATUS=" + line)
+	for {
+		select {
+		case answer := <-a.reloads:
+			a.o.Notify(reloading())
+			err := a.reload(ctx)
+			a.o.Notify("READY=1")
+			if answer != nil {
+				answer <- err
+			}
+			continue
+		case <-a.changed:
+			if s := a.Snapshot().Line(); s != line {
+				line = s
+				a.o.Notify("STATUS=" + line)
+			}
+			continue
+		case <-ctx.Done():
+		}
+		a.o.Notify("STOPPING=1")
+		a.stopAll()
+		tasks.Wait()
+		a.o.Log.Info().Msg("agent stopped")
+		return nil
+	}
+}
+
+// startLocked starts the goroutine of a keeper: it ends with ctx or when it is stopped. A panic restarts the keeper after a
+// minute; it must not take the other certificates along. a.mu is held.
+func (a *Agent) startLocked(ctx context.Context, id string) {
+	k := a.keepers[id]
+	ctx, stop := context.WithCancel(ctx)
+	r := &runningKeeper{stop: stop, done: make(chan struct{})}
+	a.running[id] = r
+	go func() {
+		defer close(r.done)
+		defer stop()
+		for ctx.Err() == nil {
+			if crashed := guard(func() { k.loop(ctx) }); crashed != nil {
+				a.o.Log.Error().Str("certificate", id).Err(crashed).Msg("keeper crashed; it starts again in a minute")
+				a.published(k, status.Certificate{ID: id, Role: string(k.cfg.Role), State: status.Missing, Problems: []Problem{{
+					Code: "internal", Text: crashed.Error(), Hint: "this is a mistake in certagent; please report it",
+				}}})
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Minute):
+				}
+			}
+		}
+	}()
+}
+
+func guard(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	f()
+	return nil
+}
+
+// stopGrace is how long Run waits for its keepers once it is to end. A key generation cannot be interrupted; what it would
+// have made is not in the store yet.
+const stopGrace = 3 * time.Second
+
+func (a *Agent) stopAll() {
+	a.mu.Lock()
+	running := a.running
+	a.running = map[string]*runningKeeper{}
+	a.mu.Unlock()
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	for _, r := range running {
+		r.stop()
+	}
+	for id, r := range running {
+		select {
+		case <-r.done:
+		case <-grace.C:
+			a.o.Log.Warn().Str("certificate", id).Msg("an attempt did not end in time and is abandoned; its request is kept")
+			return
+		}
+	}
+}
+
+// RenewAll forces the renewal of every certificate now (SIGUSR1).
+func (a *Agent) RenewAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.o.Log.Info().Int("certificates", len(a.keepers)).Msg("renewal of every certificate is forced")
+	for _, k := range a.keepers {
+		send(k.force, struct{}{})
+	}
+}
+
+// Reload has Run load the configuration again; it does not wait. Several calls before Run gets to it are one.
+func (a *Agent) Reload() { send(a.reloads, nil) }
+
+// reload builds the whole new set, then swaps; on an error the old set goes on untouched. A certificate whose
+// configuration did not change keeps its keeper, its back-off and its pending request.
+func (a *Agent) reload(ctx context.Context) error {
+	cfg, err := a.o.Load()
+	if err == nil && (cfg.StateDir != a.cfg.StateDir) {
+		err = fmt.Errorf("state_dir changed from %s to %s: restart the agent for that", a.cfg.StateDir, cfg.StateDir)
+	}
+	a.setConfigError(err)
+	if err != nil {
+		a.o.Log.Error().Err(err).Msg("configuration not loaded; the last good one goes on")
+		return err
+	}
+	if err := a.o.Store.SaveLastGood(cfg.Merged); err != nil {
+		a.o.Log.Error().Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
+	}
+	a.clock.ignore(!cfg.Clock.Check)
+	wanted := map[string]bool{}
+	var added, changed, removed []string
+	for _, c := range cfg.Certificates {
+		wanted[c.ID] = true
+		a.mu.Lock()
+		k, have := a.keepers[c.ID]
+		old, _ := a.cfg.Certificate(c.ID)
+		a.mu.Unlock()
+		switch {
+		case !have:
+			if err := a.add(c); err != nil {
+				a.o.Log.Error().Err(err).Msg("certificate not taken into keeping")
+				continue
+			}
+			added = append(added, c.ID)
+		case !sameCertificate(*old, c):
+			// The mailbox holds one letter; a newer configuration replaces one that was not read yet.
+			select {
+			case <-k.configure:
+			default:
+			}
+			send(k.configure, c)
+			changed = append(changed, c.ID)
+		}
+	}
+	a.mu.Lock()
+	stopped := map[string]*runningKeeper{}
+	for id := range a.keepers {
+		if !wanted[id] {
+			removed = append(removed, id)
+			if r := a.running[id]; r != nil {
+				r.stop()
+				stopped[id] = r
+			}
+			delete(a.keepers, id)
+			delete(a.running, id)
+			delete(a.views, id)
+		}
+	}
+	a.cfg = cfg
+	for _, id := range added {
+		a.startLocked(ctx, id)
+	}
+	for _, k := range a.keepers {
+		send(k.kick, struct{}{})
+	}
+	a.mu.Unlock()
+	for id, r := range stopped {
+		<-r.done // its attempt, if any, ends with it
+		if err := a.dropPending(id); err != nil {
+			a.o.Log.Warn().Str("certificate", id).Err(err).Msg("pending request not dropped")
+		}
+	}
+	slices.Sort(removed)
+	a.o.Log.Info().Strs("added", added).Strs("changed", changed).Strs("removed", removed).Msg("configuration loaded")
+	for _, w := range cfg.Warnings {
+		a.o.Log.Warn().Msg(w.String())
+	}
+	return nil
+}
+
+// dropPending gives up the request of a certificate that left the configuration; its generations are kept.
+func (a *Agent) dropPending(id string) error {
+	c, err := a.o.Store.Certificate(id)
+	if err != nil {
+		return err
+	}
+	return c.DropPending()
+}
+
+func (a *Agent) setConfigError(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if (err == nil) != (a.configErr == nil) {
+		a.configSince = a.o.Now()
+	}
+	a.configErr = err
+}
+
+// holds names the EST identity that c has to wait for: one that is configured and has not been tried yet. "" means c need
+// not wait.
+func (a *Agent) holds(c *config.Certificate) string {
+	if c.ESTIdentity == "" || c.ESTIdentity == c.ID {
+		return ""
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v, ok := a.views[c.ESTIdentity]; ok && !v.tried {
+		return c.ESTIdentity
+	}
+	return ""
+}
+
+// estLogin is the live generation of c's EST identity, or why there is none.
+func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
+	if c.ESTIdentity == "" || c.ESTIdentity == c.ID {
+		return nil, ""
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v := a.views[c.ESTIdentity]; v.live != nil {
+		return v.live, ""
+	}
+	return nil, "there is none yet"
+}
+
+// published takes a keeper's view over, tells the service manager when its line changed, and wakes those that waited for
+// this keeper's first attempt.
+func (a *Agent) published(k *keeper, s status.Certificate) {
+	a.mu.Lock()
+	if a.keepers[k.id] != k {
+		a.mu.Unlock()
+		return // no longer in the configuration
+	}
+	before := a.views[k.id]
+	a.views[k.id] = publishedView{status: s, live: k.live, tried: k.tried}
+	if before.tried != k.tried || before.live != k.live {
+		for _, c := range a.cfg.Certificates {
+			if other := a.keepers[c.ID]; other != nil && c.ESTIdentity == k.id && c.ID != k.id {
+				send(other.kick, struct{}{})
+			}
+		}
+	}
+	a.mu.Unlock()
+	send(a.changed, struct{}{})
+}

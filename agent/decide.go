@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"certagent/renew"
+	"certagent/store"
+)
+
+// reason says why a certificate is issued anew; it stands in meta.json, in logs and in status.
+type reason string
+
+const (
+	reasonThreshold reason = "threshold"
+	reasonExpired   reason = "expired"
+	reasonForced    reason = "forced"
+	reasonMissing   reason = "missing"
+	reasonBroken    reason = "broken"
+	reasonDrift     reason = "drift" // subject or SAN in the configuration changed
+	reasonKeyDrift  reason = "key-drift"
+)
+
+// question is everything that decide looks at. It is built by the keeper and by status alike.
+type question struct {
+	now      time.Time
+	credible bool
+	policy   renew.Policy
+	leaf     *renew.Leaf // nil while there is no certificate that verifies
+	issued   time.Time   // when the live generation was stored
+	retry    store.Retry
+	pending  bool // a request waits for approval (202)
+	drift    drift
+	// holdForIdentity: the EST identity has not had its first attempt.
+	holdForIdentity string
+}
+
+// decision says what to do now, and when to look again.
+type decision struct {
+	plan    renew.Plan // zero without a certificate
+	attempt bool       // act now
+	reason  reason     // why; "" when nothing is wanted
+	at      time.Time  // when to act or to look again; zero: nothing to wait for but an event
+	why     string     // why then, for people
+}
+
+// decide reads no clock, no disk and no random source, so the keeper, status and a table test cannot disagree.
+func decide(q question) decision {
+	var d decision
+	if q.leaf != nil {
+		d.plan = q.policy.Plan(*q.leaf, q.now)
+	}
+	if !q.credible {
+		d.why = "the clock is not credible; waiting for the right time"
+		return d
+	}
+	var want time.Time // when the cause asks for an attempt, back-off aside
+	d.reason, want = cause(q, d.plan)
+	if d.reason == "" {
+		if q.leaf != nil && !d.plan.NextChange.IsZero() {
+			d.at = d.plan.NextChange
+			d.why = "not valid before then"
+			switch d.plan.State {
+			case renew.Valid, renew.Due:
+				d.at, d.why = renewAt(q, d.plan), "renewal is due"
+			}
+		}
+		return d
+	}
+	if q.holdForIdentity != "" {
+		d.why = fmt.Sprintf("waiting for the first attempt of the EST identity %s", q.holdForIdentity)
+		return d
+	}
+
+	d.at, d.why = want, whyOf(d.reason)
+	later := func(t time.Time, why string) {
+		if t.After(d.at) {
+			d.at, d.why = t, why
+		}
+	}
+	retry := q.retry
+	if d.reason != reasonExpired || !q.untriedSinceExpiry() {
+		later(q.policy.Sane(q.leaf, retry.NextTry, q.now), "trying again")
+	}
+	if retry.RetryAfter.After(q.now) {
+		later(retry.RetryAfter, "the server asked to wait (Retry-After)")
+	}
+	if q.pending {
+		later(retry.PendingUntil, "waiting for approval at the server")
+	}
+	if d.reason == reasonDrift || d.reason == reasonKeyDrift {
+		later(retry.Drift.NextTry, "the changed request was refused; trying again")
+	}
+	if d.at.IsZero() {
+		d.at = q.now
+	}
+	d.attempt = !d.at.After(q.now)
+	return d
+}
+
+// untriedSinceExpiry tells that all tries so far were made by other means than those that an expired certificate needs: the
+// first one after expiry goes at once.
+func (q question) untriedSinceExpiry() bool {
+	return q.leaf != nil && q.retry.LastTry.Before(q.leaf.NotAfter) && !q.now.Before(q.leaf.NotAfter)
+}
+
+// cause finds why the certificate must be issued anew and since when; "" when it must not.
+func cause(q question, plan renew.Plan) (reason, time.Time) {
+	switch r := reason(q.retry.Reissue); {
+	case r == reasonForced:
+		return r, time.Time{}
+	case q.leaf == nil && r == "":
+		return reasonMissing, time.Time{}
+	case r != "":
+		return r, time.Time{}
+	}
+	switch {
+	case plan.State == renew.NotYetValid:
+		return "", time.Time{}
+	case plan.State == renew.Expired:
+		// With renewal disabled an expired certificate stays as it is; status says so, and a forced renewal mends it.
+		if !q.policy.Enabled {
+			return "", time.Time{}
+		}
+		return reasonExpired, time.Time{}
+	case q.policy.Enabled && plan.State == renew.Due && !renewAt(q, plan).After(q.now):
+		return reasonThreshold, renewAt(q, plan)
+	case q.drift.name:
+		return reasonDrift, q.drift.at
+	case q.drift.key:
+		return reasonKeyDrift, q.drift.at
+	}
+	return "", time.Time{}
+}
+
+// renewAt is when the threshold asks for a renewal, but not before the guard against a server whose certificates are due
+// when they are issued. An expired certificate is not guarded.
+func renewAt(q question, plan renew.Plan) time.Time {
+	if plan.RenewAt.IsZero() {
+		return plan.NextChange
+	}
+	guard := q.policy.Guard(*q.leaf, q.issued)
+	if guard.After(plan.RenewAt) && guard.Before(q.leaf.NotAfter) {
+		return guard
+	}
+	return plan.RenewAt
+}
+
+func whyOf(r reason) string {
+	switch r {
+	case reasonThreshold:
+		return "renewal is due"
+	case reasonExpired:
+		return "the certificate has expired"
+	case reasonForced:
+		return "renewal was forced"
+	case reasonMissing:
+		return "there is no certificate"
+	case reasonBroken:
+		return "the certificate or its key was damaged"
+	case reasonDrift:
+		return "the configured name changed"
+	case reasonKeyDrift:
+		return "the configured key or usage changed"
+	}
+	return string(r)
+}

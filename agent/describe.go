@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"certagent/agent/config"
+	"certagent/agent/status"
+	"certagent/renew"
+	"certagent/store"
+)
+
+// view is all that is known of one certificate at one time, from a keeper or from the disk.
+type view struct {
+	id       string
+	cfg      *config.Certificate // nil when the configuration does not have it or could not be read
+	live     *store.Generation
+	liveErr  error
+	retry    store.Retry
+	now      time.Time
+	decision decision
+	running  bool // an attempt is under way
+}
+
+// describe says it for people and machines.
+func describe(v view) status.Certificate {
+	s := status.Certificate{
+		ID: v.id, NextTry: v.decision.at, NextWhy: v.decision.why,
+		Failures: v.retry.Failures, LastTry: v.retry.LastTry, LastSuccess: v.retry.LastSuccess,
+		LastIdentity: v.retry.LastIdentity, LastClass: v.retry.LastClass, LastError: v.retry.LastError,
+		Pending: !v.retry.PendingUntil.IsZero(), Problems: []Problem{},
+	}
+	if v.cfg != nil {
+		s.Role = string(v.cfg.Role)
+		for _, p := range v.cfg.Problems {
+			s.Problems = append(s.Problems, Problem{Code: p.Code, Text: p.Text, Hint: p.Hint})
+		}
+	}
+	if v.running {
+		s.NextTry, s.NextWhy = v.now, "an attempt is under way"
+	} else if s.NextTry.IsZero() && v.decision.reason != "" {
+		s.NextTry = v.now
+	}
+	for _, p := range v.retry.Problems {
+		s.Problems = append(s.Problems, Problem{Code: p.Code, Text: p.Text, Hint: p.Hint, Notice: p.Notice, Since: p.Since})
+	}
+	if v.retry.Drift.Failures > 0 {
+		s.Problems = append(s.Problems, Problem{
+			Code: "drift", Text: "the configuration asks for another name, key or usage than the certificate has, and the server refused the change",
+			Hint: "have the CA allow the change, or put the old values back",
+		})
+	}
+	if v.live == nil {
+		s.State = status.Missing
+		if _, broken := errors.AsType[*store.BrokenError](v.liveErr); broken {
+			s.State = status.KeyMismatch
+			s.Problems = append(s.Problems, Problem{
+				Code: "broken", Text: v.liveErr.Error(), Hint: "nothing by hand: it is being issued anew",
+			})
+		}
+		return s
+	}
+	g := v.live
+	s.Generation, s.Directory, s.Subject = g.Number, g.Dir, g.Leaf.Subject.String()
+	s.Serial, s.SHA256 = g.Meta.Serial, g.Meta.SHA256
+	s.NotBefore, s.NotAfter = g.Leaf.NotBefore, g.Leaf.NotAfter
+	policy, plan := renew.DefaultPolicy(), v.decision.plan
+	if v.cfg != nil {
+		policy = v.cfg.Policy
+	}
+	if plan.State == "" {
+		plan = policy.Plan(renew.LeafOf(g.Leaf, g.Meta.First), v.now)
+	}
+	if v.cfg == nil && !v.retry.RenewAt.IsZero() {
+		// Without the configuration, what the agent planned last is what is known.
+		plan.RenewAt, plan.Threshold = v.retry.RenewAt, v.retry.RenewAt
+		if plan.State == renew.Valid || plan.State == renew.Due {
+			plan.State = renew.Valid
+			if !plan.RenewAt.After(v.now) {
+				plan.State = renew.Due
+			}
+		}
+	}
+	s.Threshold, s.RenewAt = plan.Threshold, plan.RenewAt
+	switch plan.State {
+	case renew.Expired:
+		s.State = status.Expired
+		s.Problems = append(s.Problems, Problem{
+			Code: "expired", Text: fmt.Sprintf("the certificate expired %s", status.Until(g.Leaf.NotAfter.Sub(v.now))),
+			Hint: "see the problem of the last try below; the agent goes on trying by itself", Since: g.Leaf.NotAfter,
+		})
+	case renew.NotYetValid:
+		s.State = status.NotYetValid
+		s.Problems = append(s.Problems, Problem{
+			Code: "not-yet-valid", Text: fmt.Sprintf("the certificate becomes valid %s", status.Until(g.Leaf.NotBefore.Sub(v.now))),
+			Hint: "compare this device's clock with the CA's",
+		})
+	case renew.Due:
+		s.State = status.Due
+		if retry := policy.Retry.Of(g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)); v.now.Sub(plan.RenewAt) > retry {
+			s.State = status.Overdue
+		}
+	default:
+		s.State = status.Valid
+	}
+	switch {
+	case plan.BornDue:
+		s.Problems = append(s.Problems, Problem{
+			Code: "born-due", Text: fmt.Sprintf("the CA issues for %s, all of which lies inside the renewal window (threshold %s)",
+				g.Leaf.NotAfter.Sub(g.Leaf.NotBefore), policy.Threshold),
+			Hint: "lower the threshold below the lifetime, or have the CA issue for longer",
+		})
+	case v.cfg != nil && policy.Enabled && !plan.RetryFits:
+		s.Problems = append(s.Problems, Problem{
+			Code: "retry-does-not-fit", Text: fmt.Sprintf("no retry of %s fits between the threshold (%s) and the end of this certificate (%s)",
+				policy.Retry, policy.Threshold, g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)),
+			Hint: "lower retry or the threshold", Notice: true,
+		})
+	}
+	if len(g.Meta.Warnings) > 0 {
+		s.Problems = append(s.Problems, Problem{
+			Code: "altered-by-ca", Text: strings.Join(g.Meta.Warnings, "; "),
+			Hint: "only if a consumer misses it: have the CA copy it from requests", Notice: true,
+		})
+	}
+	return s
+}
+
+// Snapshot is the state of a running agent.
+func (a *Agent) Snapshot() status.Snapshot {
+	_, why := a.clock.judge()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := status.Snapshot{
+		Schema: status.Schema, Time: a.o.Now(), Version: a.o.Version, Config: a.cfg.File, StateDir: a.o.Store.Dir(), Running: true,
+		Problems: agentProblems(why, a.configErr, a.configSince), Certificates: []status.Certificate{},
+	}
+	for id, v := range a.views {
+		if v.status.ID == "" {
+			v.status = status.Certificate{ID: id, State: status.Missing, Problems: []Problem{}}
+		}
+		s.Certificates = append(s.Certificates, v.status)
+	}
+	sortCertificates(s.Certificates)
+	return s
+}
+
+func agentProblems(clock string, configErr error, since time.Time) []Problem {
+	problems := []Problem{}
+	if clock != "" {
+		problems = append(problems, Problem{
+			Code: "clock-not-credible", Text: clock,
+			Hint: "set the clock or have it synchronised; where there is no time source, [clock] check = false",
+		})
+	}
+	if configErr != nil {
+		problems = append(problems, Problem{
+			Code: "config-invalid", Text: fmt.Sprintf("the configuration on disk is not in force: %v", configErr),
+			Hint: "mend the file; certagent config check says when it is right", Since: since,
+		})
+	}
+	return problems
+}
+
+func sortCertificates(all []status.Certificate) {
+	slices.SortFunc(all, func(a, b status.Certificate) int {
+		return cmp.Or(
+			cmp.Compare(boolRank(a.State == status.Unmanaged), boolRank(b.State == status.Unmanaged)),
+			cmp.Compare(boolRank(a.Role != string(config.RoleESTIdentity)), boolRank(b.Role != string(config.RoleESTIdentity))),
+			cmp.Compare(a.ID, b.ID))
+	})
+}
+
+func boolRank(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// SurveyOptions are what [Survey] looks at.
+type SurveyOptions struct {
+	// Config is nil when the files could not be read or are wrong; ConfigError says why.
+	Config      *config.Config
+	ConfigError error
+	Store       *store.Store // opened by store.View
+	Running     bool         // an agent holds the state directory
+	Version     string
+	Built       time.Time
+	Host        Host
+	Now         time.Time
+}
+
+// Survey makes a Snapshot from what is on disk: what a stopped agent left, or what a running one wrote last. Without the
+// configuration it tells what the agent noted in the state directory.
+func Survey(o SurveyOptions) (status.Snapshot, error) {
+	mark, err := o.Store.ClockMark()
+	if err != nil {
+		mark = time.Time{}
+	}
+	rule := renew.Clock{Build: o.Built, Mark: mark, Ignore: o.Config != nil && !o.Config.Clock.Check}
+	credible, why := rule.Judge(o.Now)
+	s := status.Snapshot{
+		Schema: status.Schema, Time: o.Now, Version: o.Version, StateDir: o.Store.Dir(), Running: o.Running,
+		Problems: agentProblems(why, o.ConfigError, time.Time{}), Certificates: []status.Certificate{},
+	}
+	stored, err := o.Store.IDs()
+	if err != nil {
+		return s, fmt.Errorf("list certificates: %w", err)
+	}
+	configured := map[string]*config.Certificate{}
+	if o.Config != nil {
+		s.Config = o.Config.File
+		for i := range o.Config.Certificates {
+			configured[o.Config.Certificates[i].ID] = &o.Config.Certificates[i]
+		}
+	}
+	ids := slices.Clone(stored)
+	for id := range configured {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		c, err := o.Store.Certificate(id)
+		if err != nil {
+			return s, fmt.Errorf("open certificate %s: %w", id, err)
+		}
+		v := view{id: id, cfg: configured[id], now: o.Now}
+		if v.retry, err = c.Retry(); err != nil {
+			return s, fmt.Errorf("read the retry state of %s: %w", id, err)
+		}
+		v.live, v.liveErr = c.Live()
+		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry, pending: v.retry.PendingUntil.After(o.Now)}
+		if v.cfg != nil {
+			q.policy = v.cfg.Policy
+		}
+		if v.live != nil {
+			leaf := renew.LeafOf(v.live.Leaf, v.live.Meta.First)
+			q.leaf, q.issued = &leaf, v.live.Meta.Issued
+			if v.cfg != nil {
+				if want, err := desire(v.cfg, o.Host); err == nil {
+					q.drift = driftOf(v.live.Meta.Request, want.recorded)
+				}
+			}
+		}
+		v.decision = decide(q)
+		cert := describe(v)
+		if o.Config != nil && v.cfg == nil {
+			cert.State, cert.NextTry, cert.NextWhy = status.Unmanaged, time.Time{}, ""
+		}
+		s.Certificates = append(s.Certificates, cert)
+	}
+	sortCertificates(s.Certificates)
+	return s, nil
+}

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"time"
+
+	"certagent/agent/config"
+	"certagent/agent/status"
+	"certagent/est"
+	"certagent/store"
+	"certagent/store/durable"
+	"certagent/store/keys"
+)
+
+// Problem is what status shows; see [status.Problem].
+type Problem = status.Problem
+
+// failure is an attempt that failed for a reason of this device: configuration, credentials, keys, disk. What the server
+// or the network did is an [est.Error].
+type failure struct {
+	class   string // label of logs and metrics
+	problem Problem
+	err     error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func configurationFailure(code string, err error, hint string) error {
+	return &failure{class: "configuration", problem: Problem{Code: code, Hint: hint}, err: err}
+}
+
+func storeFailure(what string, err error) error {
+	return &failure{
+		class:   "store",
+		problem: Problem{Code: "store", Hint: "look at the state directory's owner, mode and free space"},
+		err:     fmt.Errorf("%s: %w", what, err),
+	}
+}
+
+// verdict is what an error means for the next attempt. It is the one place where classes become actions.
+type verdict struct {
+	class      string
+	problem    Problem
+	refusal    bool          // the server does not take this identity
+	pending    bool          // the server took the request and has not decided
+	retryAfter time.Duration // 0: the server did not say
+	canceled   bool          // the agent is stopping: no failure of anybody
+}
+
+func judge(err error) verdict {
+	if f, ok := errors.AsType[*failure](err); ok {
+		f.problem.Text = f.Error()
+		return verdict{class: f.class, problem: f.problem}
+	}
+	if errors.Is(err, context.Canceled) {
+		return verdict{class: "canceled", canceled: true}
+	}
+	v := verdict{class: "internal", problem: Problem{Code: "internal", Text: err.Error(), Hint: "this is a mistake in certagent; please report it"}}
+	for class, name := range map[error]string{
+		est.ErrPending: "pending", est.ErrUnauthorized: "unauthorized", est.ErrRejected: "rejected",
+		est.ErrUnavailable: "unavailable", est.ErrUntrusted: "untrusted", est.ErrBadResponse: "bad-response",
+	} {
+		if errors.Is(err, class) {
+			v.class = name
+			v.problem = Problem{Code: "est-" + name, Text: err.Error(), Notice: class == est.ErrPending}
+		}
+	}
+	v.pending = errors.Is(err, est.ErrPending)
+	if e, ok := errors.AsType[*est.Error](err); ok {
+		v.refusal, v.retryAfter, v.problem.Hint = e.Refusal, e.RetryAfter, e.Hint
+	}
+	return v
+}
+
+// keyPerm resolves owner and mode of the key file. What the agent may not do is a problem with a remedy, not a failure of
+// the renewal: the key is then for the agent's own user alone.
+func keyPerm(c *config.Certificate) (durable.Perm, *Problem) {
+	own := durable.Perm{Mode: 0o600, UID: -1, GID: -1}
+	if c.Group == "" {
+		own.Mode = c.KeyMode
+		return own, nil
+	}
+	cannot := func(err error) (durable.Perm, *Problem) {
+		return own, &Problem{
+			Code: "key-group", Text: fmt.Sprintf("the key cannot be given to the group %s: %v", c.Group, err),
+			Hint: "create the group and make the agent's user a member (SupplementaryGroups= in a drop-in of the unit)",
+		}
+	}
+	g, err := user.LookupGroup(c.Group)
+	if err != nil {
+		return cannot(err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return cannot(err)
+	}
+	groups, err := os.Getgroups()
+	if err != nil {
+		return cannot(err)
+	}
+	if os.Geteuid() != 0 && os.Getegid() != gid && !slices.Contains(groups, gid) {
+		return cannot(errors.New("the agent's user is not a member"))
+	}
+	return durable.Perm{Mode: c.KeyMode, UID: -1, GID: gid}, nil
+}
+
+func sameKey(a, b keys.Key) bool {
+	x, err := x509.MarshalPKIXPublicKey(a.Public())
+	if err != nil {
+		return false
+	}
+	y, err := x509.MarshalPKIXPublicKey(b.Public())
+	return err == nil && bytes.Equal(x, y)
+}
+
+func sameRequest(a, b store.Request) bool {
+	d := driftOf(&a, b)
+	return !d.name && !d.key
+}
+
+// renews tells whether a stored request still asks for the name of the certificate that is to be renewed.
+func renews(csr []byte, leaf *x509.Certificate) bool {
+	r, err := x509.ParseCertificateRequest(csr)
+	return err == nil && bytes.Equal(r.RawSubject, leaf.RawSubject)
+}

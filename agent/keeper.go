@@ -1,0 +1,439 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"certagent/agent/config"
+	"certagent/renew"
+	"certagent/store"
+)
+
+// keeper keeps one certificate. Its goroutine (loop) owns everything below the mailboxes and the certificate's directory
+// in the store; nothing else writes either. It never blocks: attempts run beside it, one at a time.
+type keeper struct {
+	agent  *Agent
+	id     string
+	stored *store.Certificate
+
+	// Mailboxes of one letter each: a sender never waits, and letters that say the same are one.
+	kick      chan struct{}
+	force     chan struct{}
+	configure chan config.Certificate
+	ping      chan chan<- struct{} // the watchdog's; answered by closing
+	results   chan result
+
+	// wake is when the clock task is to kick this keeper, in Unix nanoseconds; 0 means no time but only an event.
+	wake atomic.Int64
+
+	cfg         config.Certificate
+	retry       store.Retry
+	live        *store.Generation // the last one read; nil while none verifies
+	liveErr     error             // why there is none
+	fingerprint string            // of the files as last read
+	looked      bool              // the first look by a credible clock is over
+	tried       bool              // an attempt was made, or none is needed; see Agent.holds
+	running     bool
+	cancel      context.CancelFunc // ends the running attempt
+	saveErr     error              // the retry state could not be written
+}
+
+// result is how an attempt ended.
+type result struct {
+	event      *event
+	generation *store.Generation
+	err        error
+	drifted    bool // it asked for a changed name or key
+}
+
+func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
+	stored, err := a.o.Store.Certificate(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	k := &keeper{
+		agent: a, id: c.ID, stored: stored, cfg: c,
+		kick: make(chan struct{}, 1), force: make(chan struct{}, 1), configure: make(chan config.Certificate, 1),
+		ping: make(chan chan<- struct{}, 1), results: make(chan result, 1),
+	}
+	k.retry, err = stored.Retry()
+	if err != nil {
+		return nil, err
+	}
+	k.readLive()
+	k.tried = k.live != nil || k.retry.Failures > 0
+	return k, nil
+}
+
+// send puts a letter into a mailbox unless one is there already.
+func send[T any](box chan T, letter T) {
+	select {
+	case box <- letter:
+	default:
+	}
+}
+
+// loop ends when ctx does, and then waits for the running attempt, which ctx ends too.
+func (k *keeper) loop(ctx context.Context) {
+	k.look(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			if k.running {
+				k.cancel()
+				k.finish(<-k.results)
+			}
+			return
+		case <-k.kick:
+		case <-k.force:
+			k.forced()
+		case c := <-k.configure:
+			k.cfg = c
+		case r := <-k.results:
+			k.finish(r)
+		case pong := <-k.ping:
+			close(pong)
+			continue
+		}
+		k.look(ctx)
+	}
+}
+
+// forced notes that the certificate is wanted anew now: over threshold, guard and back-off, but not over a request that
+// waits for approval. The wish is durable: it outlasts a failure and a restart.
+func (k *keeper) forced() {
+	if k.running {
+		// What is under way is as new as what a second attempt would bring. If it fails, the wish stands.
+		k.retry.Reissue = string(reasonForced)
+		k.save()
+		return
+	}
+	if k.awaitsApproval(k.agent.o.Now()) {
+		k.agent.o.Log.Warn().Str("certificate", k.id).Time("until", k.retry.PendingUntil.UTC()).
+			Msg("not forced: the request waits for approval at the server")
+		return
+	}
+	k.retry.Reissue, k.retry.NextTry, k.retry.RetryAfter = string(reasonForced), time.Time{}, time.Time{}
+	k.save()
+}
+
+// awaitsApproval tells whether a request was taken by the server and not decided (202).
+func (k *keeper) awaitsApproval(now time.Time) bool { return k.retry.PendingUntil.After(now) }
+
+// look finds out how things are and acts on it. It is idempotent: any number of looks at the same state do no more than one.
+func (k *keeper) look(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	q, err := k.question()
+	if err != nil {
+		k.publish(decision{why: "the state directory cannot be used; looking again within a minute"}, err)
+		k.schedule(k.agent.o.Now().Add(time.Minute))
+		return
+	}
+	d := decide(q)
+	if d.attempt && !k.running {
+		k.start(ctx, d.reason)
+	}
+	if !k.tried && !k.running && q.credible {
+		k.tried = true
+	}
+	k.looked = k.looked || q.credible
+	k.retry.RenewAt = d.plan.RenewAt
+	k.save()
+	k.publish(d, nil)
+	k.schedule(d.at)
+}
+
+// question reads what decide needs, and repairs on the way what can be repaired without the network.
+func (k *keeper) question() (question, error) {
+	a, now := k.agent, k.agent.o.Now()
+	if fp := k.stored.Fingerprint(); fp != k.fingerprint || k.live == nil {
+		k.readLive()
+	}
+	if err := k.repair(); err != nil {
+		return question{}, err
+	}
+	if login := a.login(&k.cfg); login != k.retry.Login {
+		if k.retry.Login != "" {
+			k.retry.Failures, k.retry.NextTry, k.retry.Refusals = 0, time.Time{}, nil
+			k.retry.Drift = store.Drift{}
+		}
+		k.retry.Login = login
+	}
+	q := question{
+		now: now, credible: a.clock.credible(), policy: k.cfg.Policy, pending: k.awaitsApproval(now),
+		holdForIdentity: a.holds(&k.cfg),
+	}
+	if k.live != nil {
+		leaf := renew.LeafOf(k.live.Leaf, k.live.Meta.First)
+		q.leaf, q.issued = &leaf, k.live.Meta.Issued
+		k.noticeDrift(&q, leaf)
+		k.resume(q, leaf)
+	}
+	q.retry = k.retry
+	return q, nil
+}
+
+func (k *keeper) readLive() {
+	k.fingerprint = k.stored.Fingerprint()
+	k.live, k.liveErr = k.stored.Live()
+}
+
+// repair deals with a live generation that is gone or damaged: the certificate will be issued anew, and an older
+// generation that verifies serves meanwhile. An error is one of reading or writing the disk: then nothing is concluded.
+func (k *keeper) repair() error {
+	if k.liveErr == nil {
+		return nil
+	}
+	_, broken := errors.AsType[*store.BrokenError](k.liveErr)
+	if !broken && !errors.Is(k.liveErr, store.ErrMissing) {
+		return fmt.Errorf("read the live certificate: %w", k.liveErr)
+	}
+	if err := k.agent.o.Store.Present(); err != nil {
+		return fmt.Errorf("use the state directory: %w", err)
+	}
+	if k.retry.Reissue == "" && !k.retry.LastSuccess.IsZero() {
+		k.retry.Reissue, k.retry.NextTry = string(reasonMissing), time.Time{}
+		if broken {
+			k.retry.Reissue = string(reasonBroken)
+		}
+		k.agent.o.Log.Warn().Str("certificate", k.id).AnErr("found", k.liveErr).Msg("certificate is gone or damaged; it will be issued anew")
+		// The wish must be durable before an older generation hides its cause.
+		if err := k.stored.SaveRetry(k.retry); err != nil {
+			return fmt.Errorf("record the loss: %w", err)
+		}
+	}
+	restored, err := k.stored.Restore()
+	switch {
+	case errors.Is(err, store.ErrMissing):
+	case err != nil:
+		return fmt.Errorf("restore an older generation: %w", err)
+	default:
+		k.agent.o.Log.Info().Str("certificate", k.id).Int("generation", restored.Number).Msg("an older generation serves meanwhile")
+		k.readLive()
+	}
+	return nil
+}
+
+// noticeDrift compares the configured request with the recorded one and gives a new difference its time.
+func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
+	want, err := desire(&k.cfg, k.agent.o.Host)
+	if err != nil {
+		return // a name that cannot be read now is no change of the name
+	}
+	q.drift = driftOf(k.live.Meta.Request, want.recorded)
+	if !q.drift.name && !q.drift.key {
+		k.retry.Drift = store.Drift{}
+		return
+	}
+	if wanted := fingerprintOf(want.recorded); wanted != k.retry.Drift.Wanted {
+		k.retry.Drift = store.Drift{Wanted: wanted, NextTry: q.now.Add(reloadSpread(k.cfg.Policy, leaf))}
+	}
+}
+
+// resume spreads what came due while the agent was not running: a power cut must not bring a whole fleet back at once.
+func (k *keeper) resume(q question, leaf renew.Leaf) {
+	if k.looked || !q.credible || k.retry.NextTry.After(q.now) || k.retry.Reissue != "" || !k.cfg.Policy.Enabled {
+		return
+	}
+	if p := k.cfg.Policy.Plan(leaf, q.now); p.State == renew.Due {
+		k.retry.NextTry = q.now.Add(k.cfg.Policy.Resume(leaf, k.agent.o.Rand(), q.now))
+	}
+}
+
+// start runs an attempt beside the keeper. It ends with ctx, and always with a result.
+func (k *keeper) start(ctx context.Context, why reason) {
+	ctx, k.cancel = context.WithCancel(ctx)
+	k.running = true
+	o := k.order(why)
+	go func() {
+		if err := k.agent.slots.acquire(ctx); err != nil {
+			k.results <- result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}
+			return
+		}
+		defer k.agent.slots.release()
+		k.results <- k.attempt(ctx, o)
+	}()
+}
+
+func (k *keeper) order(why reason) order {
+	o := order{
+		cert: new(k.cfg), stored: k.stored, live: k.live, reason: why, refusals: maps.Clone(k.retry.Refusals),
+	}
+	o.estLogin, o.estWhy = k.agent.estLogin(&k.cfg)
+	if why == reasonDrift {
+		o.refusals = maps.Clone(k.retry.Drift.Refusals)
+	}
+	o.oldName = why == reasonThreshold && k.retry.Drift.Failures > 0
+	return o
+}
+
+// attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
+func (k *keeper) attempt(ctx context.Context, o order) (r result) {
+	e := &event{Certificate: k.id, Reason: string(o.reason), Started: k.agent.o.Now()}
+	r = result{event: e, drifted: o.reason == reasonDrift || o.reason == reasonKeyDrift}
+	defer func() {
+		if p := recover(); p != nil {
+			r.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	r.generation, r.err = k.agent.run(ctx, o, e)
+	return r
+}
+
+// maxErrorText bounds what is kept of an error: parts of it come from servers.
+const maxErrorText = 2000
+
+// pendingDefault is the wait before a request that the server took (202) is repeated, when the server did not say.
+const pendingDefault = 15 * time.Minute
+
+// finish records how the attempt ended, and logs it: once.
+func (k *keeper) finish(r result) {
+	k.running, k.tried = false, true
+	k.cancel()
+	a, e, now := k.agent, r.event, k.agent.o.Now()
+	e.Ended = now
+	if r.err == nil {
+		e.Generation = r.generation
+		k.live, k.liveErr, k.fingerprint = r.generation, nil, k.stored.Fingerprint()
+		k.retry = store.Retry{
+			LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
+			Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift,
+		}
+		k.save()
+		a.o.Log.Info().EmbedObject(e).Msg("certificate issued")
+		return
+	}
+	v := judge(r.err)
+	e.Class = v.class
+	if v.canceled {
+		return
+	}
+	if l := k.leaf(); l != nil && k.retry.LastTry.Before(l.NotAfter) && !now.Before(l.NotAfter) {
+		// The tries of a living certificate say nothing about those of a dead one, and waiting as long would keep the
+		// device dark after the trouble has ended.
+		k.retry.Failures = 0
+	}
+	k.retry.LastTry, k.retry.LastClass, k.retry.LastError = now, v.class, clip(r.err.Error())
+	v.problem.Text = clip(v.problem.Text)
+	k.retry.Problems = stored(append(e.Problems, v.problem), k.retry.Problems, now)
+	k.retry.PendingUntil = time.Time{}
+	wait, _ := renew.CapRetryAfter(v.retryAfter, v.pending)
+	switch {
+	case v.pending:
+		if wait == 0 {
+			wait = pendingDefault
+		}
+		k.retry.PendingUntil = now.Add(wait)
+		e.NextTry = k.retry.PendingUntil
+	case r.drifted && (v.refusal || v.class == "rejected" || v.class == "bad-response"):
+		// What the server has against the change must not hold up renewal with the old request.
+		d := &k.retry.Drift
+		d.Failures++
+		if v.refusal {
+			d.Refusals = count(d.Refusals, e.Identity)
+		}
+		d.NextTry = now.Add(max(wait, k.cfg.Policy.Delay(k.leaf(), d.Failures, a.o.Rand(), now)))
+		e.Failures, e.NextTry = d.Failures, d.NextTry
+	default:
+		k.retry.Failures++
+		if v.refusal {
+			k.retry.Refusals = count(k.retry.Refusals, e.Identity)
+		}
+		k.retry.NextTry = now.Add(k.cfg.Policy.Delay(k.leaf(), k.retry.Failures, a.o.Rand(), now))
+		k.retry.RetryAfter = time.Time{}
+		if wait > 0 {
+			k.retry.RetryAfter = now.Add(wait)
+		}
+		e.Failures, e.NextTry = k.retry.Failures, k.retry.NextTry
+		if k.retry.RetryAfter.After(e.NextTry) {
+			e.NextTry = k.retry.RetryAfter
+		}
+	}
+	k.save()
+	if v.pending {
+		a.o.Log.Warn().EmbedObject(e).Err(r.err).Msg("certificate waits for approval")
+	} else {
+		a.o.Log.Error().EmbedObject(e).Err(r.err).Msg("certificate not issued")
+	}
+}
+
+func count(m map[string]int, name string) map[string]int {
+	m = maps.Clone(m)
+	if m == nil {
+		m = map[string]int{}
+	}
+	m[name]++
+	return m
+}
+
+func clip(s string) string {
+	if len(s) > maxErrorText {
+		return s[:maxErrorText] + "…"
+	}
+	return s
+}
+
+func (k *keeper) leaf() *renew.Leaf {
+	if k.live == nil {
+		return nil
+	}
+	return new(renew.LeafOf(k.live.Leaf, k.live.Meta.First))
+}
+
+// stored is problems as they are kept on disk, each with the time at which it was first noticed.
+func stored(problems []Problem, before []store.Problem, now time.Time) []store.Problem {
+	var kept []store.Problem
+	for _, p := range problems {
+		if slices.ContainsFunc(kept, func(s store.Problem) bool { return s.Code == p.Code && s.Text == p.Text }) {
+			continue
+		}
+		since := now
+		if i := slices.IndexFunc(before, func(s store.Problem) bool { return s.Code == p.Code }); i >= 0 {
+			since = before[i].Since
+		}
+		kept = append(kept, store.Problem{Code: p.Code, Text: p.Text, Hint: p.Hint, Notice: p.Notice, Since: since})
+	}
+	return kept
+}
+
+// save writes the retry state if it changed. A disk that cannot be written is a problem in status, not a reason to stop:
+// the state in memory goes on.
+func (k *keeper) save() {
+	err := k.stored.SaveRetry(k.retry)
+	if err != nil && (k.saveErr == nil || k.saveErr.Error() != err.Error()) {
+		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("retry state not written; a restart would forget it")
+	}
+	k.saveErr = err
+}
+
+func (k *keeper) schedule(at time.Time) {
+	next := int64(0)
+	if !at.IsZero() && !k.running {
+		next = at.UnixNano()
+	}
+	k.wake.Store(next)
+	send(k.agent.rewake, struct{}{})
+}
+
+// publish makes the keeper's view of its certificate visible to status and to the other keepers.
+func (k *keeper) publish(d decision, lookErr error) {
+	s := describe(view{
+		cfg: &k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry,
+		now: k.agent.o.Now(), decision: d, running: k.running,
+	})
+	for _, err := range []error{lookErr, k.saveErr} {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.Problems = append(s.Problems, Problem{Code: "store", Text: err.Error(), Hint: "look at the state directory's owner, mode and free space"})
+		}
+	}
+	k.agent.published(k, s)
+}

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"certagent/agent/config"
+)
+
+// Once does everything that is due and returns: EST identities first, then the others side by side. It tries at once, over
+// a back-off that an earlier run left, but not over what a server asked for (Retry-After, 202). The error names each
+// certificate that was due and was not issued.
+func (a *Agent) Once(ctx context.Context) error {
+	a.clock.observe(false)
+	var failed error
+	var mu sync.Mutex // guards failed
+	turn := func(k *keeper) {
+		if err := k.once(ctx); err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			failed = errors.Join(failed, fmt.Errorf("certificate %s: %w", k.id, err))
+		}
+	}
+	var rest sync.WaitGroup
+	for _, c := range a.cfg.Certificates {
+		if k := a.keepers[c.ID]; c.Role == config.RoleESTIdentity {
+			turn(k)
+		}
+	}
+	for _, c := range a.cfg.Certificates {
+		if k := a.keepers[c.ID]; c.Role != config.RoleESTIdentity {
+			rest.Go(func() { turn(k) })
+		}
+	}
+	rest.Wait()
+	return failed
+}
+
+// once is the keeper's loop for a single turn. It runs instead of loop, never beside it.
+func (k *keeper) once(ctx context.Context) error {
+	k.looked = true // whoever calls wants it now: nothing is spread
+	q, err := k.question()
+	if err != nil {
+		return err
+	}
+	if !q.credible {
+		_, why := k.agent.clock.judge()
+		return fmt.Errorf("nothing is tried: %s", why)
+	}
+	q.retry.NextTry, q.retry.Drift.NextTry = time.Time{}, time.Time{}
+	d := decide(q)
+	if d.reason != "" && !d.attempt {
+		k.save()
+		return errors.New(d.why)
+	}
+	if !d.attempt {
+		k.save()
+		k.publish(d, nil)
+		return nil
+	}
+	k.start(ctx, d.reason)
+	r := <-k.results
+	k.finish(r)
+	if q, err := k.question(); err == nil {
+		d := decide(q)
+		k.retry.RenewAt = d.plan.RenewAt
+		k.save()
+		k.publish(d, nil)
+	}
+	return r.err
+}

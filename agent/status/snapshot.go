@@ -1,0 +1,132 @@
+// Package status is what certagent says about itself: one [Snapshot] and its faces (a table for people, JSON for
+// machines, one line for systemd, an exit code for scripts). All faces are made from the same Snapshot, so they cannot
+// disagree. The package decides nothing: what is in a Snapshot was found out by package agent.
+package status
+
+import "time"
+
+// Schema is the version of the JSON form. It is raised when a field changes its meaning or goes away, not when one is
+// added.
+const Schema = 1
+
+// Snapshot is the state of the agent and of its certificates at one time.
+type Snapshot struct {
+	Schema int       `json:"schema"`
+	Time   time.Time `json:"time"`
+	// Version is that of the program which made the Snapshot.
+	Version  string `json:"version"`
+	Config   string `json:"config,omitempty"` // the configuration file, "" when it could not be read
+	StateDir string `json:"state_dir"`
+	// Running tells whether an agent held the state directory's lock at Time.
+	Running bool `json:"running"`
+	// Problems are those of the agent as a whole; those of one certificate stand there.
+	Problems     []Problem     `json:"problems"`
+	Certificates []Certificate `json:"certificates"`
+}
+
+// State is the one word about a certificate.
+type State string
+
+// The states, each with what it means for somebody who wants to use the certificate.
+const (
+	Valid       State = "valid"         // usable, renewal is not due
+	Due         State = "due"           // usable, renewal has begun
+	Overdue     State = "overdue"       // usable, and due for longer than one retry
+	Expired     State = "expired"       // not usable any more
+	NotYetValid State = "not-yet-valid" // not usable yet by this device's clock
+	Missing     State = "missing"       // none was issued, or it is gone
+	KeyMismatch State = "key-mismatch"  // certificate, key or link is damaged and nothing older can take its place
+	Unmanaged   State = "unmanaged"     // not in the configuration any more; its files are kept, nobody renews them
+)
+
+// Certificate is the state of one certificate.
+type Certificate struct {
+	ID    string `json:"id"`
+	Role  string `json:"role,omitempty"`
+	State State  `json:"state"`
+
+	// Of the live generation; absent while there is none.
+	Generation int       `json:"generation,omitempty"`
+	Directory  string    `json:"directory,omitempty"`
+	Subject    string    `json:"subject,omitempty"`
+	Serial     string    `json:"serial,omitempty"`
+	SHA256     string    `json:"sha256,omitempty"`
+	NotBefore  time.Time `json:"not_before,omitzero"`
+	NotAfter   time.Time `json:"not_after,omitzero"`
+	// Threshold is the configured start of renewal, RenewAt is Threshold plus this certificate's own spread.
+	Threshold time.Time `json:"threshold,omitzero"`
+	RenewAt   time.Time `json:"renew_at,omitzero"`
+
+	// NextTry is when the agent will act next, and NextWhy why then; absent when nothing is planned.
+	NextTry time.Time `json:"next_try,omitzero"`
+	NextWhy string    `json:"next_why,omitempty"`
+
+	Failures     int       `json:"failures"`
+	LastTry      time.Time `json:"last_try,omitzero"`
+	LastSuccess  time.Time `json:"last_success,omitzero"`
+	LastClass    string    `json:"last_error_class,omitempty"`
+	LastError    string    `json:"last_error,omitempty"`
+	LastIdentity string    `json:"last_identity,omitempty"`
+	// Pending says that a request is on its way: its key is durable and will be used again.
+	Pending bool `json:"pending"`
+
+	Problems []Problem `json:"problems"`
+}
+
+// Problem is something that a person should know, with what to do about it.
+type Problem struct {
+	// Code is stable, for machines; docs/operations.md lists them.
+	Code string `json:"code"`
+	Text string `json:"text"`           // what is wrong, to what, and why
+	Hint string `json:"hint,omitempty"` // what to do
+	// Since is when it was first noticed; zero when that was not kept.
+	Since time.Time `json:"since,omitzero"`
+	// Notice is a problem that changes no exit code: the certificate and what belongs to it are well.
+	Notice bool `json:"notice,omitempty"`
+}
+
+// Exit codes of the status command (docs/operations.md).
+const (
+	ExitOK          = 0
+	ExitExpired     = 3
+	ExitOverdue     = 4
+	ExitKeyMismatch = 5
+	ExitNotYetValid = 6
+	ExitMissing     = 7
+	ExitDegraded    = 8
+)
+
+// ExitCode is the worst of all certificates: expired, key mismatch, missing, not yet valid, overdue, degraded.
+func (s Snapshot) ExitCode() int {
+	severity := []int{ExitExpired, ExitKeyMismatch, ExitMissing, ExitNotYetValid, ExitOverdue, ExitDegraded}
+	found := map[int]bool{}
+	degraded := func(problems []Problem) {
+		for _, p := range problems {
+			found[ExitDegraded] = found[ExitDegraded] || !p.Notice
+		}
+	}
+	degraded(s.Problems)
+	for _, c := range s.Certificates {
+		switch c.State {
+		case Expired:
+			found[ExitExpired] = true
+		case KeyMismatch:
+			found[ExitKeyMismatch] = true
+		case Missing:
+			found[ExitMissing] = true
+		case NotYetValid:
+			found[ExitNotYetValid] = true
+		case Overdue:
+			found[ExitOverdue] = true
+		case Unmanaged:
+			continue
+		}
+		degraded(c.Problems)
+	}
+	for _, code := range severity {
+		if found[code] {
+			return code
+		}
+	}
+	return ExitOK
+}

@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// maxSleep bounds every wait. Go's timers follow the monotonic clock, which stops while the device is suspended and does
+// not see the wall clock being set: a timer armed for sixty days may fire after the certificate is dead.
+const maxSleep = time.Minute
+
+// tick is the one clock task for all keepers: it wakes at the next due time, at the latest after a minute, looks at the
+// wall clock, kicks the keepers whose time has come or whose files changed, and feeds the watchdog. It ends with ctx.
+func (a *Agent) tick(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	seen := map[string]string{} // files of each certificate as last seen
+	credible := a.clock.credible()
+	var minute, fed time.Time // when the slow part and the watchdog were last served; monotonic
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-a.rewake:
+		}
+		now := a.o.Now()
+		started := time.Now()
+		if was := credible; was != a.clock.credible() {
+			credible = !was
+			a.kickAll()
+		}
+		if minute.IsZero() || started.Sub(minute) >= maxSleep {
+			minute = started
+			a.clock.observe(false)
+			a.lookAtFiles(seen)
+		}
+		if a.o.Watchdog > 0 && (fed.IsZero() || started.Sub(fed) >= a.o.Watchdog/4) && a.answered(ctx) {
+			fed = started
+			a.o.Notify("WATCHDOG=1")
+		}
+		sleep := maxSleep
+		if a.o.Watchdog > 0 {
+			sleep = min(sleep, a.o.Watchdog/3)
+		}
+		for _, k := range a.allKeepers() {
+			wake := k.wake.Load()
+			if wake == 0 {
+				continue
+			}
+			at := time.Unix(0, wake)
+			if at.After(now) {
+				sleep = min(sleep, at.Sub(now))
+				continue
+			}
+			// It sets the next time when it has looked.
+			if k.wake.CompareAndSwap(wake, 0) {
+				send(k.kick, struct{}{})
+			}
+		}
+		timer.Reset(sleep)
+	}
+}
+
+func (a *Agent) allKeepers() []*keeper {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make([]*keeper, 0, len(a.keepers))
+	for _, k := range a.keepers {
+		all = append(all, k)
+	}
+	return all
+}
+
+func (a *Agent) kickAll() {
+	for _, k := range a.allKeepers() {
+		send(k.kick, struct{}{})
+	}
+}
+
+// lookAtFiles is the fallback for what the watch of the directories misses: a keeper is kicked when the files of its
+// certificate are not those of the last minute.
+func (a *Agent) lookAtFiles(seen map[string]string) {
+	for _, k := range a.allKeepers() {
+		now := k.stored.Fingerprint()
+		if before, ok := seen[k.id]; ok && before != now {
+			send(k.kick, struct{}{})
+		}
+		seen[k.id] = now
+	}
+}
+
+// answerWithin is how long a keeper may take to answer the watchdog. It never blocks, so that this is generous.
+const answerWithin = 10 * time.Second
+
+// answered asks every keeper for a sign of life.
+func (a *Agent) answered(ctx context.Context) bool {
+	timeout := time.NewTimer(answerWithin)
+	defer timeout.Stop()
+	for _, k := range a.allKeepers() {
+		pong := make(chan struct{})
+		select {
+		case k.ping <- pong:
+		default:
+			a.o.Log.Error().Str("certificate", k.id).Msg("keeper has not read the watchdog's last question")
+			return false
+		}
+		select {
+		case <-pong:
+		case <-ctx.Done():
+			return false
+		case <-timeout.C:
+			a.o.Log.Error().Str("certificate", k.id).Msg("keeper does not answer the watchdog")
+			return false
+		}
+	}
+	return true
+}
