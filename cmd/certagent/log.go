@@ -1,0 +1,29 @@
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"certagent/agent/config"
+)
+
+// newLog writes to stderr as [log] says: for people on a terminal, as JSON elsewhere.
+func newLog(c config.Log, stderr io.Writer) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(c.Level)
+	if err != nil {
+		return zerolog.Nop(), err
+	}
+	console := c.Format == "console"
+	if f, ok := stderr.(*os.File); ok && c.Format == "auto" {
+		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+		console = err == nil
+	}
+	if console {
+		stderr = zerolog.ConsoleWriter{Out: stderr, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}
+	}
+	return zerolog.New(stderr).Level(level).With().Timestamp().Logger(), nil
+}

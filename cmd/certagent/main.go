@@ -1,0 +1,143 @@
+// Command certagent keeps a device's X.509 certificates alive over EST (RFC 7030).
+//
+// This package is the only place with os.Exit, signals and the service manager's protocol. One file holds one command.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"certagent/agent"
+	"certagent/agent/config"
+)
+
+// Set by the linker (Makefile): the version, and the commit's date in Unix seconds.
+var (
+	version   = "unknown"
+	committed = "0"
+)
+
+// Exit codes of every command (status has more, see package status).
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2 // the command line or the configuration is wrong
+)
+
+const defaultConfig = "/etc/certagent/config.toml"
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole program but for its end; tests call it too.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	p := &program{stdout: stdout, stderr: stderr}
+	root := p.command()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitUsage // cobra's own errors are about the command line
+	if e, ok := errors.AsType[*exitError](err); ok {
+		code, err = e.code, e.err
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "certagent: %v\n", err)
+		for _, hint := range hints(err) {
+			fmt.Fprintf(stderr, "certagent: hint: %s\n", hint)
+		}
+	}
+	return code
+}
+
+// exitError carries an exit code; a nil err means that everything was said already.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit %d: %v", e.code, e.err) }
+func (e *exitError) Unwrap() error { return e.err }
+
+func failed(err error) error  { return &exitError{exitFailed, err} }
+func misused(err error) error { return &exitError{exitUsage, err} }
+
+// hint is an error with something to try.
+type hint struct {
+	err  error
+	text string
+}
+
+func (h *hint) Error() string { return h.err.Error() }
+func (h *hint) Unwrap() error { return h.err }
+
+func hints(err error) []string {
+	if h, ok := errors.AsType[*hint](err); ok {
+		return []string{h.text}
+	}
+	return nil
+}
+
+// program is what all commands share.
+type program struct {
+	stdout, stderr io.Writer
+	configFile     string
+}
+
+func (p *program) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "certagent",
+		Short: "keep a device's X.509 certificates alive over EST",
+		Long: `certagent enrols a device's X.509 certificates over EST (RFC 7030), stores them with their
+keys, renews them in time and recovers by itself through a bootstrap credential.`,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.NoArgs,
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.PersistentFlags().StringVar(&p.configFile, "config", defaultConfig, "configuration `FILE`; config.d/*.toml beside it is read too")
+	root.AddCommand(p.runCommand(), p.statusCommand(), p.configCommand(), p.versionCommand())
+	return root
+}
+
+// defaults are the directories that systemd hands to the service (systemd.exec(5), StateDirectory=).
+func defaults() config.Defaults {
+	return config.Defaults{StateDir: os.Getenv("STATE_DIRECTORY"), RunDir: os.Getenv("RUNTIME_DIRECTORY")}
+}
+
+func (p *program) load() (*config.Config, error) { return config.Load(p.configFile, defaults()) }
+
+// built is the date of the commit, before which no clock is believed; zero if unknown.
+func built() time.Time {
+	seconds, err := strconv.ParseInt(committed, 10, 64)
+	if err != nil || seconds <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
+}
+
+func host() (agent.Host, error) {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return agent.Host{}, fmt.Errorf("read the machine-id: %w", err)
+	}
+	line := string(id)
+	for i, r := range line {
+		if r == '\n' {
+			line = line[:i]
+			break
+		}
+	}
+	return agent.Host{Hostname: os.Hostname, MachineID: line}, nil
+}

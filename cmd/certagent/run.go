@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"certagent/agent"
+	"certagent/agent/config"
+	"certagent/store"
+)
+
+func (p *program) runCommand() *cobra.Command {
+	var once bool
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "keep the certificates: the daemon",
+		Long: `run keeps all configured certificates until it is told to stop.
+
+  SIGUSR1  renew every certificate now
+  SIGHUP   read the configuration again
+  SIGTERM  stop; a request on its way is kept and used at the next start
+
+With --once it does everything that is due and exits: 1 if anything that was due failed or waits for approval.`,
+		Example: "  certagent run\n  certagent run --once --config ./config.toml",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return p.keep(c.Context(), once)
+		},
+	}
+	c.Flags().BoolVar(&once, "once", false, "do what is due, then exit")
+	return c
+}
+
+func (p *program) keep(ctx context.Context, once bool) error {
+	// First of all: the default action of SIGUSR1 and SIGHUP is to end the process.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+
+	cfg, configErr, err := p.loadOrLastGood()
+	if err != nil {
+		notify("STATUS=configuration is wrong: " + firstLine(err))
+		return misused(err)
+	}
+	log, err := newLog(cfg.Log, p.stderr)
+	if err != nil {
+		return misused(err)
+	}
+	if configErr != nil {
+		log.Error().Err(configErr).Msg("configuration not loaded; running on the last good one")
+	}
+	for _, w := range cfg.Warnings {
+		log.Warn().Msg(w.String())
+	}
+	a, s, err := p.open(cfg, configErr, log)
+	if err != nil {
+		notify("STATUS=" + firstLine(err))
+		return failed(err)
+	}
+	defer s.Close()
+	if configErr == nil {
+		if err := s.SaveLastGood(cfg.Merged); err != nil {
+			log.Error().Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
+		}
+	}
+	if once {
+		if err := a.Once(ctx); err != nil {
+			return failed(err)
+		}
+		return nil
+	}
+	go obey(ctx, signals, a)
+	go func() { // ends with ctx
+		if err := a.Watch(ctx); err != nil {
+			log.Warn().Err(err).Msg("directories are not watched; certificates are looked at once a minute, the configuration at SIGHUP")
+		}
+	}()
+	if err := a.Run(ctx); err != nil {
+		return failed(err)
+	}
+	return nil
+}
+
+// obey turns signals into what they ask for; it ends with ctx.
+func obey(ctx context.Context, signals <-chan os.Signal, a *agent.Agent) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-signals:
+			switch s {
+			case syscall.SIGUSR1:
+				a.RenewAll()
+			case syscall.SIGHUP:
+				a.Reload()
+			}
+		}
+	}
+}
+
+// open opens the store and makes the agent of cfg.
+func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) (*agent.Agent, *store.Store, error) {
+	h, err := host()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := store.Open(cfg.StateDir, store.Options{MachineID: h.MachineID})
+	if err != nil {
+		if errors.Is(err, store.ErrLocked) {
+			err = &hint{err, "one agent at a time; the running one obeys SIGUSR1 (renew) and SIGHUP (reload)"}
+		}
+		return nil, nil, err
+	}
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn().Err(err).Msg("watchdog not understood; it is not fed")
+		watchdog = 0
+	}
+	a, err := agent.New(agent.Options{
+		Config: cfg, ConfigError: configErr, Load: p.load, Store: s, Log: log,
+		Version: version, Built: built(), Host: h, Notify: notify, Watchdog: watchdog,
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	return a, s, nil
+}
+
+// notify tells systemd (sd_notify(3)); elsewhere it does nothing. The environment is kept, for later calls.
+func notify(state string) {
+	// There is nobody to tell that nobody could be told.
+	_, _ = daemon.SdNotify(false, state)
+}
+
+// loadOrLastGood loads the configuration. When the files are wrong it takes the one that loaded last (why is the error of
+// the files); err is set when there is none either.
+func (p *program) loadOrLastGood() (cfg *config.Config, why, err error) {
+	cfg, why = p.load()
+	if why == nil {
+		return cfg, nil, nil
+	}
+	dir := p.stateDirOf(nil)
+	doc, err := os.ReadFile(filepath.Join(dir, "last-good.toml"))
+	if err != nil {
+		if errors.Is(why, fs.ErrNotExist) {
+			return nil, nil, &hint{why, "write it (examples/ has some), or name another with --config"}
+		}
+		return nil, nil, why
+	}
+	cfg, err = config.Parse(filepath.Join(dir, "last-good.toml"), doc, defaults())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w\nand the last good configuration does not load either: %v", why, err)
+	}
+	cfg.File = p.configFile
+	return cfg, why, nil
+}
+
+// stateDirOf is the state directory: what cfg says, or without one what can be told of a file that does not load.
+func (p *program) stateDirOf(cfg *config.Config) string {
+	if cfg != nil {
+		return cfg.StateDir
+	}
+	if dir := config.Peek(p.configFile); dir != "" {
+		return dir
+	}
+	if dir := defaults().StateDir; dir != "" {
+		return dir
+	}
+	return "/var/lib/certagent"
+}
+
+func firstLine(err error) string {
+	for i, r := range err.Error() {
+		if r == '\n' {
+			return err.Error()[:i]
+		}
+	}
+	return err.Error()
+}
