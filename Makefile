@@ -1,0 +1,43 @@
+# certagent. `make` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash -o pipefail
+
+GO ?= go
+# The program knows its version and the date of its commit: a clock that stands before that date is not believed.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMITTED := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
+# Linters live in a module file of their own, so that the product does not depend on what they depend on.
+TOOL := $(GO) tool -modfile=.ci/tools.mod
+
+.PHONY: help build demo test check bench test-root clean FORCE
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+build: bin/certagent bin/certagent-testca ## bin/certagent and bin/certagent-testca: static, stripped, version stamped
+
+bin/%: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+demo: build ## watch an agent live through a certificate's whole life, in under a minute
+	@CGO_ENABLED=0 $(GO) run ./examples/demo -agent bin/certagent -testca bin/certagent-testca
+
+test: ## every test that needs no more than Go, make and git
+	CGO_ENABLED=0 $(GO) test -count=1 ./...
+
+check: ## formatting, tidiness, vet, staticcheck, race detector (needs a C compiler)
+	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt would change: $$files"; exit 1; fi
+	$(GO) mod tidy -diff
+	$(GO) vet ./... && $(GO) vet -tags external ./...
+	$(TOOL) staticcheck -tags external ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+
+test-root: ## tests that need root or Debian packages; installs what is missing by itself
+	.ci/test-root
+
+bench: ## the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean: ## remove what make built
+	rm -rf bin dist
