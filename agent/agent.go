@@ -207,10 +207,7 @@ func (a *Agent) startLocked(ctx context.Context, id string) {
 				a.published(k, status.Certificate{ID: id, Role: string(k.cfg.Role), State: status.Missing, Problems: []Problem{{
 					Code: "internal", Text: crashed.Error(), Hint: "this is a mistake in certagent; please report it",
 				}}})
-				select {
-				case <-ctx.Done():
-				case <-time.After(time.Minute):
-				}
+				k.rest(ctx, time.Minute)
 			}
 		}
 	}()
@@ -226,8 +223,8 @@ func guard(f func()) (err error) {
 	return nil
 }
 
-// stopGrace is how long Run waits for its keepers once it is to end. A key generation cannot be interrupted; what it would
-// have made is not in the store yet.
+// stopGrace is how long Run waits for its keepers once it is to end: a disk may hang, and what was to be written then is
+// not true yet.
 const stopGrace = 3 * time.Second
 
 func (a *Agent) stopAll() {

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,8 @@ import (
 	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
+	"certagent/store/durable"
+	"certagent/store/keys"
 )
 
 // device is a gateway in a bubble of testing/synctest: a real store on a real disk, a real agent, and a CA in place of the
@@ -145,13 +148,13 @@ func TestRenewsForEver(t *testing.T) {
 		_, stop := d.boot()
 		defer stop()
 		born := time.Now()
-		time.Sleep(30*day + time.Hour)
+		time.Sleep(10*day + time.Hour)
 		settle()
 
 		calls := d.ca.seen()
-		want := 1 + int(30*day/(day*8/10))
+		want := 1 + int(10*day/(day*8/10))
 		if len(calls) != want {
-			t.Fatalf("%d requests in 30 days, want %d", len(calls), want)
+			t.Fatalf("%d requests in ten days, want %d", len(calls), want)
 		}
 		if c := calls[0]; c.op != opEnroll || c.identity != identityBootstrap {
 			t.Errorf("first request: %s by %s, want simpleenroll by the bootstrap certificate", c.op, c.identity)
@@ -203,19 +206,19 @@ func TestForcedRenewal(t *testing.T) {
 // and the wait after the outage is short although it has failed for days.
 func TestOutageLongerThanTheCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDevice(t, 30*day, oneCertificate)
+		d := newDevice(t, 10*day, oneCertificate)
 		a, stop := d.boot()
 		defer stop()
 		settle()
-		time.Sleep(20 * day)
+		time.Sleep(6 * day)
 		down := time.Now()
 		d.ca.fail(unavailable)
-		time.Sleep(20 * day) // it expires after ten of them
+		time.Sleep(7 * day) // it expires after four of them
 		settle()
 
 		tries := d.ca.since(down)
 		if n := len(tries); n < 10 || n > 60 {
-			t.Errorf("%d tries in 20 days of outage", n)
+			t.Errorf("%d tries in a week of outage", n)
 		}
 		if last := tries[len(tries)-1]; last.identity != identityBootstrap || last.op != opEnroll {
 			t.Errorf("the last try after expiry was %s by %s", last.op, last.identity)
@@ -550,6 +553,96 @@ func TestRefusedChangeDoesNotStopRenewal(t *testing.T) {
 		settle()
 		if cn := d.live("device-id").Leaf.Subject.CommonName; cn != "other" {
 			t.Errorf("common name is %q once the CA allows the change", cn)
+		}
+	})
+}
+
+// TestSpreadFirstRenewal: a fleet enrolled in one minute flattens at its first renewal; a server that renews only near the
+// end says no to that, which is no failure.
+func TestSpreadFirstRenewal(t *testing.T) {
+	text := strings.Replace(oneCertificate, "rotate_key = true", "rotate_key = true\nfirst_renewal = \"spread\"", 1)
+	for _, strict := range []bool{false, true} {
+		t.Run(fmt.Sprintf("strict=%v", strict), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, 10*day, text)
+				a, stop := d.boot()
+				defer stop()
+				settle()
+				born := time.Now()
+				if strict {
+					d.ca.fail(func(c call) error {
+						if time.Since(born) < 190*time.Hour {
+							return &est.Error{Op: c.op, Class: est.ErrUnauthorized, Status: 403, Refusal: true}
+						}
+						return nil
+					})
+				}
+				time.Sleep(190 * time.Hour)
+				settle()
+				calls := d.ca.seen()
+				if len(calls) != 2 {
+					t.Fatalf("%d requests before the threshold, want 2", len(calls))
+				}
+				if early := calls[1].at.Sub(born); early < 3*day || early >= 8*day {
+					t.Errorf("first renewal after %v", early)
+				}
+				c := a.Snapshot().Certificates[0]
+				if c.Failures != 0 || len(c.Problems) != 0 {
+					t.Errorf("the early refusal counts: %+v", c)
+				}
+				time.Sleep(3 * time.Hour)
+				settle()
+				if n := len(d.ca.seen()); strict && n != 3 {
+					t.Errorf("%d requests by the threshold, want 3", n)
+				}
+				if d.live("device-id").Meta.First {
+					t.Error("the renewed certificate still counts as the first")
+				}
+			})
+		})
+	}
+}
+
+// slowKeys makes no key before it is let.
+type slowKeys struct {
+	keys.Provider
+	let <-chan struct{}
+}
+
+func (s slowKeys) Generate(a keys.Algorithm) (keys.Key, error) {
+	<-s.let
+	return s.Provider.Generate(a)
+}
+
+// TestSlowKeyGenerationHoldsNobodyUp: neither the watchdog, nor another certificate, nor the end.
+func TestSlowKeyGenerationHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		let := make(chan struct{})
+		var fed atomic.Int64
+		d.change = func(o *Options) {
+			o.Keys = slowKeys{keys.Files{FS: durable.OS{}}, let}
+			o.Watchdog = time.Minute
+			o.Notify = func(s string) {
+				if s == "WATCHDOG=1" {
+					fed.Add(1)
+				}
+			}
+		}
+		_, stop := d.boot()
+		time.Sleep(10 * time.Minute)
+		if fed.Load() < 20 {
+			t.Errorf("the watchdog was fed %d times in ten minutes", fed.Load())
+		}
+		before := time.Now()
+		stop()
+		if took := time.Since(before); took > 0 {
+			t.Errorf("the end took %v", took)
+		}
+		close(let) // the generation that was left behind ends by itself
+		settle()
+		if n := len(d.ca.seen()); n != 0 {
+			t.Errorf("%d requests after the end", n)
 		}
 	})
 }

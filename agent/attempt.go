@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -29,7 +30,10 @@ type order struct {
 	estWhy   string            // why there is none
 	reason   reason
 	refusals map[string]int
-	oldName  bool // the changed name was refused: renew with the recorded one, so that something goes on living
+	// lastClass is the class of the last failure, if that was the last thing that happened.
+	lastClass string
+	early     bool // before the threshold, for the sake of the spread
+	oldName   bool // the changed name was refused: renew with the recorded one, so that something goes on living
 }
 
 // Operations, as RFC 7030 section 3.2.2 names them.
@@ -80,14 +84,14 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 	}
 	e.Operation, e.Server = op, server.String()
 
-	p, err := a.pend(o, store.Pending{
+	p, err := a.pend(ctx, o, store.Pending{
 		Operation: op, Server: server.String(), Request: recorded, Identity: string(id.name), Reason: string(o.reason),
 	}, template)
 	if err != nil {
 		return nil, err
 	}
 
-	stored, err := a.o.Store.Trust(server.Host)
+	stored, err := a.o.Store.Trust(server.String())
 	if err != nil {
 		// What was fetched once can be fetched again; the attempt shows whether it can.
 		e.Warnings = append(e.Warnings, fmt.Sprintf("stored CA certificates of %s: %v", server.Host, err))
@@ -135,10 +139,16 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		},
 	})
 	if err != nil {
-		return nil, storeFailure("store the issued certificate", err)
+		// The last step of a commit may fail after the one that counts: what is live decides.
+		live, err2 := o.stored.Live()
+		if err2 != nil || !bytes.Equal(live.Leaf.Raw, issued.Leaf.Raw) {
+			return nil, storeFailure("store the issued certificate", err)
+		}
+		e.Warnings = append(e.Warnings, fmt.Sprintf("the certificate is live, but: %v", err))
+		g = live
 	}
 	if len(issued.FetchedCAs) > 0 {
-		if err := a.o.Store.SaveTrust(server.Host, issued.FetchedCAs); err != nil {
+		if err := a.o.Store.SaveTrust(server.String(), issued.FetchedCAs); err != nil {
 			// The certificate is committed; the next attempt fetches them again.
 			e.Warnings = append(e.Warnings, fmt.Sprintf("store CA certificates: %v", err))
 		}
@@ -198,9 +208,13 @@ func (a *Agent) identities(o order, password bool) []identity {
 	if c.Auth.Identity != nil && c.Role != config.RoleESTIdentity {
 		byEST = append(byEST, fromFiles(identityEST, "EST identity", "est-identity", *c.Auth.Identity, now))
 	}
-	if c.RenewWith == "est" {
+	forServers := self.usable() && !forClients(self.cert.Leaf)
+	switch {
+	case forServers:
+		order = byEST
+	case c.RenewWith == "est":
 		order = append(byEST, self)
-	} else {
+	default:
 		order = append([]identity{self}, byEST...)
 	}
 	if c.Auth.Bootstrap != nil {
@@ -211,6 +225,9 @@ func (a *Agent) identities(o order, password bool) []identity {
 		order = append(order, identity{name: identityPassword, label: "user " + fmt.Sprintf("%q", c.Auth.Username)})
 	case c.Auth.Bootstrap == nil && c.Auth.Identity == nil && c.ESTIdentity == "":
 		order = append(order, identity{name: identityNone, label: "nobody"})
+	}
+	if forServers {
+		order = append(order, self) // a server may yet take it, but most refuse: it comes last
 	}
 	return order
 }
@@ -256,15 +273,17 @@ func noIdentity(order []identity) error {
 
 // pend makes the request durable before anything is sent: an unchanged one is repeated byte for byte, one for another
 // operation or name is signed anew with the same key.
-func (a *Agent) pend(o order, p store.Pending, t est.Template) (*store.Pending, error) {
+func (a *Agent) pend(ctx context.Context, o order, p store.Pending, t est.Template) (*store.Pending, error) {
 	old, err := o.stored.Pending()
-	if err != nil {
+	if err != nil && o.lastClass != classStore {
+		// A disk may recover. One bad sector must not stop this certificate for ever: the second time it counts as none, and
+		// is replaced.
 		return nil, storeFailure("read the pending request", err)
 	}
 	if old != nil && string(old.Key.Algorithm()) != o.cert.Key {
 		old = nil // the configured kind of key changed
 	}
-	key, err := a.key(o, old)
+	key, err := a.key(ctx, o, old)
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +306,7 @@ func (a *Agent) pend(o order, p store.Pending, t est.Template) (*store.Pending, 
 
 // key picks the private key of the next certificate: the live one where rotate_key is false, whichever identity logs in;
 // else the one already pending; else a new one.
-func (a *Agent) key(o order, old *store.Pending) (keys.Key, error) {
+func (a *Agent) key(ctx context.Context, o order, old *store.Pending) (keys.Key, error) {
 	if old != nil && !old.Accepted.IsZero() {
 		return old.Key, nil // the server knows this request and may approve it yet
 	}
@@ -297,13 +316,32 @@ func (a *Agent) key(o order, old *store.Pending) (keys.Key, error) {
 	if old != nil && (o.live == nil || !sameKey(old.Key, o.live.Key)) {
 		return old.Key, nil
 	}
-	k, err := a.o.Keys.Generate(keys.Algorithm(o.cert.Key))
-	if err != nil {
-		return nil, &failure{
-			class:   "key",
-			problem: Problem{Code: "key-generation", Hint: "choose another kind of key (key = …)"},
-			err:     fmt.Errorf("generate a key (%s): %w", o.cert.Key, err),
-		}
+	return a.generate(ctx, keys.Algorithm(o.cert.Key))
+}
+
+// generate makes a key. RSA on an old device takes minutes and cannot be interrupted, so that it is left behind when ctx
+// ends: it touches nothing but the processor, and ends by itself.
+func (a *Agent) generate(ctx context.Context, kind keys.Algorithm) (keys.Key, error) {
+	type made struct {
+		key keys.Key
+		err error
 	}
-	return k, nil
+	done := make(chan made, 1)
+	go func() {
+		k, err := a.o.Keys.Generate(kind)
+		done <- made{k, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case m := <-done:
+		if m.err != nil {
+			return nil, &failure{
+				class:   "key",
+				problem: Problem{Code: "key-generation", Hint: "choose another kind of key (key = …)"},
+				err:     fmt.Errorf("generate a key (%s): %w", kind, m.err),
+			}
+		}
+		return m.key, nil
+	}
 }

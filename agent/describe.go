@@ -73,7 +73,7 @@ func describe(v view) status.Certificate {
 		policy = v.cfg.Policy
 	}
 	if plan.State == "" {
-		plan = policy.Plan(renew.LeafOf(g.Leaf, g.Meta.First), v.now)
+		plan = policy.Plan(leafOf(g, v.retry), v.now)
 	}
 	if v.cfg == nil && !v.retry.RenewAt.IsZero() {
 		// Without the configuration, what the agent planned last is what is known.
@@ -108,16 +108,16 @@ func describe(v view) status.Certificate {
 		s.State = status.Valid
 	}
 	switch {
-	case plan.BornDue:
+	case plan.BornDue, !g.Meta.Issued.IsZero() && policy.Plan(leafOf(g, v.retry), g.Meta.Issued).State == renew.Due:
 		s.Problems = append(s.Problems, Problem{
-			Code: "born-due", Text: fmt.Sprintf("the CA issues for %s, all of which lies inside the renewal window (threshold %s)",
+			Code: "born-due", Text: fmt.Sprintf("the certificate, issued for %s, was due for renewal when it arrived (threshold %s)",
 				g.Leaf.NotAfter.Sub(g.Leaf.NotBefore), policy.Threshold),
 			Hint: "lower the threshold below the lifetime, or have the CA issue for longer",
 		})
 	case v.cfg != nil && policy.Enabled && !plan.RetryFits:
 		s.Problems = append(s.Problems, Problem{
-			Code: "retry-does-not-fit", Text: fmt.Sprintf("no retry of %s fits between the threshold (%s) and the end of this certificate (%s)",
-				policy.Retry, policy.Threshold, g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)),
+			Code: "retry-does-not-fit", Text: fmt.Sprintf("a retry of %s is longer than what is left of this certificate (%s) at its threshold (%s); tries come sooner than that",
+				policy.Retry, g.Leaf.NotAfter.Sub(g.Leaf.NotBefore), policy.Threshold),
 			Hint: "lower retry or the threshold", Notice: true,
 		})
 	}
@@ -240,7 +240,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			q.policy = v.cfg.Policy
 		}
 		if v.live != nil {
-			leaf := renew.LeafOf(v.live.Leaf, v.live.Meta.First)
+			leaf := leafOf(v.live, v.retry)
 			q.leaf, q.issued = &leaf, v.live.Meta.Issued
 			if v.cfg != nil {
 				if want, err := desire(v.cfg, o.Host); err == nil {

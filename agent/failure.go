@@ -38,9 +38,12 @@ func configurationFailure(code string, err error, hint string) error {
 	return &failure{class: "configuration", problem: Problem{Code: code, Hint: hint}, err: err}
 }
 
+// classStore is the class of failures of the state directory.
+const classStore = "store"
+
 func storeFailure(what string, err error) error {
 	return &failure{
-		class:   "store",
+		class:   classStore,
 		problem: Problem{Code: "store", Hint: "look at the state directory's owner, mode and free space"},
 		err:     fmt.Errorf("%s: %w", what, err),
 	}

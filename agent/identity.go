@@ -2,7 +2,9 @@ package agent
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -66,4 +68,10 @@ func checkLeaf(cert *tls.Certificate, now time.Time) string {
 		return fmt.Sprintf("expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return ""
+}
+
+// forClients tells whether a certificate's extended key usage lets it log in as a TLS client (RFC 5280 section 4.2.1.12).
+func forClients(leaf *x509.Certificate) bool {
+	return len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny)
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"crypto/x509"
+	"encoding/asn1"
 	"testing"
 )
 
@@ -53,5 +55,25 @@ func TestChooseIdentityUnderRefusal(t *testing.T) {
 			t.Fatalf("try %d: chose %q, want %q", n+1, got.name, w)
 		}
 		refusals[string(got.name)]++
+	}
+}
+
+func TestForClients(t *testing.T) {
+	for name, tc := range map[string]struct {
+		leaf x509.Certificate
+		want bool
+	}{
+		"no usage at all is any usage": {x509.Certificate{}, true},
+		"client":                       {x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, true},
+		"server and client": {x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{
+			x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, true},
+		"any":         {x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}, true},
+		"server only": {x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, false},
+		"one that Go does not know": {x509.Certificate{
+			UnknownExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 28}}}, false},
+	} {
+		if got := forClients(&tc.leaf); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

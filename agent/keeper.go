@@ -51,6 +51,7 @@ type result struct {
 	generation *store.Generation
 	err        error
 	drifted    bool // it asked for a changed name or key
+	early      bool // it came before the threshold, for the sake of the spread
 }
 
 func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
@@ -106,6 +107,21 @@ func (k *keeper) loop(ctx context.Context) {
 	}
 }
 
+// rest waits for d, or for the end of ctx, and goes on answering the watchdog: one crashed keeper is no reason to restart
+// the daemon.
+func (k *keeper) rest(ctx context.Context, d time.Duration) {
+	for over := time.After(d); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over:
+			return
+		case pong := <-k.ping:
+			close(pong)
+		}
+	}
+}
+
 // forced notes that the certificate is wanted anew now: over threshold, guard and back-off, but not over a request that
 // waits for approval. The wish is durable: it outlasts a failure and a restart.
 func (k *keeper) forced() {
@@ -140,7 +156,7 @@ func (k *keeper) look(ctx context.Context) {
 	}
 	d := decide(q)
 	if d.attempt && !k.running {
-		k.start(ctx, d.reason)
+		k.start(ctx, d)
 	}
 	if !k.tried && !k.running && q.credible {
 		k.tried = true
@@ -173,7 +189,7 @@ func (k *keeper) question() (question, error) {
 		holdForIdentity: a.holds(&k.cfg),
 	}
 	if k.live != nil {
-		leaf := renew.LeafOf(k.live.Leaf, k.live.Meta.First)
+		leaf := *k.leaf()
 		q.leaf, q.issued = &leaf, k.live.Meta.Issued
 		k.noticeDrift(&q, leaf)
 		k.resume(q, leaf)
@@ -250,10 +266,11 @@ func (k *keeper) resume(q question, leaf renew.Leaf) {
 }
 
 // start runs an attempt beside the keeper. It ends with ctx, and always with a result.
-func (k *keeper) start(ctx context.Context, why reason) {
+func (k *keeper) start(ctx context.Context, d decision) {
 	ctx, k.cancel = context.WithCancel(ctx)
 	k.running = true
-	o := k.order(why)
+	o := k.order(d.reason)
+	o.early = d.reason == reasonThreshold && k.agent.o.Now().Before(d.plan.Threshold)
 	go func() {
 		if err := k.agent.slots.acquire(ctx); err != nil {
 			k.results <- result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}
@@ -267,6 +284,7 @@ func (k *keeper) start(ctx context.Context, why reason) {
 func (k *keeper) order(why reason) order {
 	o := order{
 		cert: new(k.cfg), stored: k.stored, live: k.live, reason: why, refusals: maps.Clone(k.retry.Refusals),
+		lastClass: k.retry.LastClass,
 	}
 	o.estLogin, o.estWhy = k.agent.estLogin(&k.cfg)
 	if why == reasonDrift {
@@ -279,7 +297,7 @@ func (k *keeper) order(why reason) order {
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
 func (k *keeper) attempt(ctx context.Context, o order) (r result) {
 	e := &event{Certificate: k.id, Reason: string(o.reason), Started: k.agent.o.Now()}
-	r = result{event: e, drifted: o.reason == reasonDrift || o.reason == reasonKeyDrift}
+	r = result{event: e, drifted: o.reason == reasonDrift || o.reason == reasonKeyDrift, early: o.early}
 	defer func() {
 		if p := recover(); p != nil {
 			r.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -343,6 +361,14 @@ func (k *keeper) finish(r result) {
 		}
 		d.NextTry = now.Add(max(wait, k.cfg.Policy.Delay(k.leaf(), d.Failures, a.o.Rand(), now)))
 		e.Failures, e.NextTry = d.Failures, d.NextTry
+	case r.early && v.refusal:
+		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
+		// failure: the threshold's turn comes.
+		k.retry.SpreadRefused, k.retry.Problems = true, nil
+		e.NextTry = k.retry.RenewAt
+		k.save()
+		a.o.Log.Info().EmbedObject(e).Err(r.err).Msg("not renewed before the threshold; the threshold's turn comes")
+		return
 	default:
 		k.retry.Failures++
 		if v.refusal {
@@ -382,11 +408,16 @@ func clip(s string) string {
 	return s
 }
 
+// leafOf is what the rules of time need to know of a generation.
+func leafOf(g *store.Generation, r store.Retry) renew.Leaf {
+	return renew.LeafOf(g.Leaf, g.Meta.First && !r.SpreadRefused)
+}
+
 func (k *keeper) leaf() *renew.Leaf {
 	if k.live == nil {
 		return nil
 	}
-	return new(renew.LeafOf(k.live.Leaf, k.live.Meta.First))
+	return new(leafOf(k.live, k.retry))
 }
 
 // stored is problems as they are kept on disk, each with the time at which it was first noticed.

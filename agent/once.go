@@ -61,7 +61,7 @@ func (k *keeper) once(ctx context.Context) error {
 		k.publish(d, nil)
 		return nil
 	}
-	k.start(ctx, d.reason)
+	k.start(ctx, d)
 	r := <-k.results
 	k.finish(r)
 	if q, err := k.question(); err == nil {

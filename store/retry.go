@@ -28,6 +28,10 @@ type Retry struct {
 	LastIdentity string         `json:"last_identity,omitempty"`
 	Refusals     map[string]int `json:"refusals,omitempty"` // in a row, by name of the identity
 
+	// SpreadRefused says that the server refused to renew the first certificate before its threshold
+	// (first_renewal = "spread"): it has the threshold's turn.
+	SpreadRefused bool `json:"spread_refused,omitempty"`
+
 	// Drift is about a changed request that the server has not granted yet. It has tries of its own, so that the
 	// certificate goes on being renewed as it was.
 	Drift Drift `json:"drift,omitzero"`
