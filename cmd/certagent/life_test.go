@@ -14,6 +14,7 @@ import (
 
 	"certagent/agent/status"
 	"certagent/est/esttest"
+	"certagent/store/keys"
 )
 
 // tutorial is the configuration of IoT Edge's EST tutorial, with its paths and port adapted and nothing else.
@@ -338,5 +339,76 @@ func TestTwoAgents(t *testing.T) {
 	g.stop()
 	if out, err := g.command("run", "--once").CombinedOutput(); err != nil {
 		t.Errorf("run --once with no agent running: %v\n%s", err, out)
+	}
+}
+
+// TestKinds: every kind of key is enrolled and renewed, with rotate_key both ways in turn.
+func TestKinds(t *testing.T) {
+	t.Parallel()
+	for _, libest := range []bool{false, true} {
+		t.Run(fmt.Sprintf("libest=%v", libest), func(t *testing.T) {
+			t.Parallel()
+			s := esttest.New(t, esttest.Options{LikeLibest: libest, Workers: 5})
+			g := newGateway(t)
+			text := fmt.Sprintf("[cert_issuance.est]\ntrusted_certs = [\"file://%s\"]\n[cert_issuance.est.auth]\nusername = \"estuser\"\n"+
+				"password = \"estpwd\"\n[cert_issuance.est.urls]\ndefault = %q\n", s.CAFile(), s.URL())
+			kinds := []string{"ec-p256", "ec-p384", "ec-p521", "rsa-2048", "rsa-3072", "ed25519"}
+			for i, kind := range kinds {
+				text += fmt.Sprintf("[cert_issuance.certs.%s]\nmethod = \"est\"\ncommon_name = %[1]q\nkey = %[1]q\n"+
+					"[cert_issuance.certs.%[1]s.auto_renew]\nrotate_key = %[2]v\n", kind, i%2 == 0)
+			}
+			g.configure(text)
+			g.start()
+			first := map[string]held{}
+			for _, kind := range kinds {
+				first[kind] = g.next(kind, nil)
+			}
+			g.signal(syscall.SIGUSR1)
+			for i, kind := range kinds {
+				before := first[kind]
+				after := g.next(kind, &before)
+				if same := bytes.Equal(before.key, after.key); same == (i%2 == 0) {
+					t.Errorf("%s: same key %v with rotate_key = %v", kind, same, i%2 == 0)
+				}
+				key, err := x509.ParsePKIXPublicKey(after.key)
+				if err != nil || keys.AlgorithmOf(key) != keys.Algorithm(kind) {
+					t.Errorf("%s: the key is %T, %v", kind, key, err)
+				}
+			}
+			g.stop()
+		})
+	}
+}
+
+// TestRefusedIdentity: a server that takes neither the certificate nor the EST identity any more, by status or in the
+// handshake, gets the bootstrap certificate, long before the old ones expire.
+func TestRefusedIdentity(t *testing.T) {
+	t.Parallel()
+	for _, alert := range []bool{false, true} {
+		for _, libest := range []bool{false, true} {
+			t.Run(fmt.Sprintf("alert=%v/libest=%v", alert, libest), func(t *testing.T) {
+				t.Parallel()
+				s := esttest.New(t, esttest.Options{RefuseByAlert: alert, LikeLibest: libest, Workers: 5, Lifetime: time.Minute})
+				g := newGateway(t)
+				g.configure(production(s, g))
+				g.start()
+				est, device := g.next("est-id", nil), g.next("device-id", nil)
+				s.RefuseCertificates(func(c *x509.Certificate) bool { return c.Subject.CommonName != "factory" })
+				g.signal(syscall.SIGUSR1)
+				newEST, newDevice := g.next("est-id", &est), g.next("device-id", &device)
+				for id, h := range map[string]held{"est-id": newEST, "device-id": newDevice} {
+					if time.Until(h.leaf.NotAfter) < 0 {
+						t.Errorf("%s is expired", id)
+					}
+					if c := g.certificate(id); c.LastIdentity != "bootstrap-certificate" {
+						t.Errorf("%s was got by %s", id, c.LastIdentity)
+					}
+				}
+				if !device.leaf.NotAfter.After(time.Now()) {
+					t.Error("the old certificate had expired by then: this tested something else")
+				}
+				g.stop()
+			})
+		}
 	}
 }
