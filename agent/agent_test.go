@@ -571,13 +571,13 @@ func TestSpreadFirstRenewal(t *testing.T) {
 				born := time.Now()
 				if strict {
 					d.ca.fail(func(c call) error {
-						if time.Since(born) < 190*time.Hour {
+						if time.Since(born) < 8*day {
 							return &est.Error{Op: c.op, Class: est.ErrUnauthorized, Status: 403, Refusal: true}
 						}
 						return nil
 					})
 				}
-				time.Sleep(190 * time.Hour)
+				time.Sleep(time.Until(a.Snapshot().Certificates[0].RenewAt) + time.Second)
 				settle()
 				calls := d.ca.seen()
 				if len(calls) != 2 {
@@ -590,7 +590,7 @@ func TestSpreadFirstRenewal(t *testing.T) {
 				if c.Failures != 0 || len(c.Problems) != 0 {
 					t.Errorf("the early refusal counts: %+v", c)
 				}
-				time.Sleep(3 * time.Hour)
+				time.Sleep(time.Until(born.Add(8*day)) + time.Minute)
 				settle()
 				if n := len(d.ca.seen()); strict && n != 3 {
 					t.Errorf("%d requests by the threshold, want 3", n)

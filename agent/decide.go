@@ -29,7 +29,6 @@ type question struct {
 	leaf     *renew.Leaf // nil while there is no certificate that verifies
 	issued   time.Time   // when the live generation was stored
 	retry    store.Retry
-	pending  bool // a request waits for approval (202)
 	drift    drift
 	// holdForIdentity: the EST identity has not had its first attempt.
 	holdForIdentity string
@@ -82,20 +81,29 @@ func decide(q question) decision {
 	if d.reason != reasonExpired || !q.untriedSinceExpiry() {
 		later(q.policy.Sane(q.leaf, retry.NextTry, q.now), "trying again")
 	}
-	if retry.RetryAfter.After(q.now) {
-		later(retry.RetryAfter, "the server asked to wait (Retry-After)")
-	}
-	if q.pending {
-		later(retry.PendingUntil, "waiting for approval at the server")
-	}
+	later(obeyed(retry.RetryAfter, q.now, false), "the server asked to wait (Retry-After)")
+	later(obeyed(retry.PendingUntil, q.now, true), "waiting for approval at the server")
 	if d.reason == reasonDrift || d.reason == reasonKeyDrift {
-		later(retry.Drift.NextTry, "the changed request was refused; trying again")
+		why := "the configuration changed; this certificate's turn comes then"
+		if retry.Drift.Failures > 0 {
+			why = "the changed request was refused; trying again"
+		}
+		later(q.policy.Sane(q.leaf, retry.Drift.NextTry, q.now), why)
 	}
 	if d.at.IsZero() {
 		d.at = q.now
 	}
 	d.attempt = !d.at.After(q.now)
 	return d
+}
+
+// obeyed is until when the server asked to wait, or zero when that is over, or further ahead than is ever obeyed: such a
+// time was written while the clock was wrong.
+func obeyed(until, now time.Time, pending bool) time.Time {
+	if _, beyond := renew.CapRetryAfter(until.Sub(now), pending); beyond || !until.After(now) {
+		return time.Time{}
+	}
+	return until
 }
 
 // untriedSinceExpiry tells that all tries so far were made by other means than those that an expired certificate needs: the

@@ -46,8 +46,11 @@ func TestDecide(t *testing.T) {
 			q.retry.NextTry, q.retry.RetryAfter = at(.84), at(.9)
 		}, reason: reasonThreshold, at: at(.9)},
 		{name: "a request that waits for approval", q: due, change: func(q *question) {
-			q.pending, q.retry.PendingUntil = true, at(.9)
+			q.retry.PendingUntil = at(.9)
 		}, reason: reasonThreshold, at: at(.9)},
+		{name: "what a server asked for while the clock was wrong", q: due, change: func(q *question) {
+			q.retry.RetryAfter, q.retry.PendingUntil, q.retry.Drift.NextTry = at(1000), at(1000), at(1000)
+		}, attempt: true, reason: reasonThreshold, at: at(.8)},
 
 		{name: "forced before the threshold", q: due, change: func(q *question) {
 			q.now, q.retry.Reissue = at(.1), "forced"

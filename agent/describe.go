@@ -235,7 +235,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			return s, fmt.Errorf("read the retry state of %s: %w", id, err)
 		}
 		v.live, v.liveErr = c.Live()
-		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry, pending: v.retry.PendingUntil.After(o.Now)}
+		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry}
 		if v.cfg != nil {
 			q.policy = v.cfg.Policy
 		}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -43,15 +42,6 @@ type keeper struct {
 	running     bool
 	cancel      context.CancelFunc // ends the running attempt
 	saveErr     error              // the retry state could not be written
-}
-
-// result is how an attempt ended.
-type result struct {
-	event      *event
-	generation *store.Generation
-	err        error
-	drifted    bool // it asked for a changed name or key
-	early      bool // it came before the threshold, for the sake of the spread
 }
 
 func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
@@ -141,7 +131,9 @@ func (k *keeper) forced() {
 }
 
 // awaitsApproval tells whether a request was taken by the server and not decided (202).
-func (k *keeper) awaitsApproval(now time.Time) bool { return k.retry.PendingUntil.After(now) }
+func (k *keeper) awaitsApproval(now time.Time) bool {
+	return !obeyed(k.retry.PendingUntil, now, true).IsZero()
+}
 
 // look finds out how things are and acts on it. It is idempotent: any number of looks at the same state do no more than one.
 func (k *keeper) look(ctx context.Context) {
@@ -185,7 +177,7 @@ func (k *keeper) question() (question, error) {
 		k.retry.Login = login
 	}
 	q := question{
-		now: now, credible: a.clock.credible(), policy: k.cfg.Policy, pending: k.awaitsApproval(now),
+		now: now, credible: a.clock.credible(), policy: k.cfg.Policy,
 		holdForIdentity: a.holds(&k.cfg),
 	}
 	if k.live != nil {
@@ -307,107 +299,6 @@ func (k *keeper) attempt(ctx context.Context, o order) (r result) {
 	return r
 }
 
-// maxErrorText bounds what is kept of an error: parts of it come from servers.
-const maxErrorText = 2000
-
-// pendingDefault is the wait before a request that the server took (202) is repeated, when the server did not say.
-const pendingDefault = 15 * time.Minute
-
-// finish records how the attempt ended, and logs it: once.
-func (k *keeper) finish(r result) {
-	k.running, k.tried = false, true
-	k.cancel()
-	a, e, now := k.agent, r.event, k.agent.o.Now()
-	e.Ended = now
-	if r.err == nil {
-		e.Generation = r.generation
-		k.live, k.liveErr, k.fingerprint = r.generation, nil, k.stored.Fingerprint()
-		k.retry = store.Retry{
-			LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
-			Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift,
-		}
-		k.save()
-		a.o.Log.Info().EmbedObject(e).Msg("certificate issued")
-		return
-	}
-	v := judge(r.err)
-	e.Class = v.class
-	if v.canceled {
-		return
-	}
-	if l := k.leaf(); l != nil && k.retry.LastTry.Before(l.NotAfter) && !now.Before(l.NotAfter) {
-		// The tries of a living certificate say nothing about those of a dead one, and waiting as long would keep the
-		// device dark after the trouble has ended.
-		k.retry.Failures = 0
-	}
-	k.retry.LastTry, k.retry.LastClass, k.retry.LastError = now, v.class, clip(r.err.Error())
-	v.problem.Text = clip(v.problem.Text)
-	k.retry.Problems = stored(append(e.Problems, v.problem), k.retry.Problems, now)
-	k.retry.PendingUntil = time.Time{}
-	wait, _ := renew.CapRetryAfter(v.retryAfter, v.pending)
-	switch {
-	case v.pending:
-		if wait == 0 {
-			wait = pendingDefault
-		}
-		k.retry.PendingUntil = now.Add(wait)
-		e.NextTry = k.retry.PendingUntil
-	case r.drifted && (v.refusal || v.class == "rejected" || v.class == "bad-response"):
-		// What the server has against the change must not hold up renewal with the old request.
-		d := &k.retry.Drift
-		d.Failures++
-		if v.refusal {
-			d.Refusals = count(d.Refusals, e.Identity)
-		}
-		d.NextTry = now.Add(max(wait, k.cfg.Policy.Delay(k.leaf(), d.Failures, a.o.Rand(), now)))
-		e.Failures, e.NextTry = d.Failures, d.NextTry
-	case r.early && v.refusal:
-		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
-		// failure: the threshold's turn comes.
-		k.retry.SpreadRefused, k.retry.Problems = true, nil
-		e.NextTry = k.retry.RenewAt
-		k.save()
-		a.o.Log.Info().EmbedObject(e).Err(r.err).Msg("not renewed before the threshold; the threshold's turn comes")
-		return
-	default:
-		k.retry.Failures++
-		if v.refusal {
-			k.retry.Refusals = count(k.retry.Refusals, e.Identity)
-		}
-		k.retry.NextTry = now.Add(k.cfg.Policy.Delay(k.leaf(), k.retry.Failures, a.o.Rand(), now))
-		k.retry.RetryAfter = time.Time{}
-		if wait > 0 {
-			k.retry.RetryAfter = now.Add(wait)
-		}
-		e.Failures, e.NextTry = k.retry.Failures, k.retry.NextTry
-		if k.retry.RetryAfter.After(e.NextTry) {
-			e.NextTry = k.retry.RetryAfter
-		}
-	}
-	k.save()
-	if v.pending {
-		a.o.Log.Warn().EmbedObject(e).Err(r.err).Msg("certificate waits for approval")
-	} else {
-		a.o.Log.Error().EmbedObject(e).Err(r.err).Msg("certificate not issued")
-	}
-}
-
-func count(m map[string]int, name string) map[string]int {
-	m = maps.Clone(m)
-	if m == nil {
-		m = map[string]int{}
-	}
-	m[name]++
-	return m
-}
-
-func clip(s string) string {
-	if len(s) > maxErrorText {
-		return s[:maxErrorText] + "…"
-	}
-	return s
-}
-
 // leafOf is what the rules of time need to know of a generation.
 func leafOf(g *store.Generation, r store.Retry) renew.Leaf {
 	return renew.LeafOf(g.Leaf, g.Meta.First && !r.SpreadRefused)
@@ -418,22 +309,6 @@ func (k *keeper) leaf() *renew.Leaf {
 		return nil
 	}
 	return new(leafOf(k.live, k.retry))
-}
-
-// stored is problems as they are kept on disk, each with the time at which it was first noticed.
-func stored(problems []Problem, before []store.Problem, now time.Time) []store.Problem {
-	var kept []store.Problem
-	for _, p := range problems {
-		if slices.ContainsFunc(kept, func(s store.Problem) bool { return s.Code == p.Code && s.Text == p.Text }) {
-			continue
-		}
-		since := now
-		if i := slices.IndexFunc(before, func(s store.Problem) bool { return s.Code == p.Code }); i >= 0 {
-			since = before[i].Since
-		}
-		kept = append(kept, store.Problem{Code: p.Code, Text: p.Text, Hint: p.Hint, Notice: p.Notice, Since: since})
-	}
-	return kept
 }
 
 // save writes the retry state if it changed. A disk that cannot be written is a problem in status, not a reason to stop:

@@ -2,13 +2,14 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// Line is the one line that systemctl status shows (sd_notify(3), STATUS=): how many certificates are well, and the
-// worst of the others with its next try.
+// Line is the one line that systemctl status shows (sd_notify(3), STATUS=): how many certificates can be used, and the
+// worst of those that something is wrong with, with its next try.
 func (s Snapshot) Line() string {
-	var managed, well int
+	var managed, usable int
 	var worst *Certificate
 	for i := range s.Certificates {
 		c := &s.Certificates[i]
@@ -16,37 +17,47 @@ func (s Snapshot) Line() string {
 			continue
 		}
 		managed++
-		if c.State == Valid {
-			well++
-			continue
+		if slices.Contains([]State{Valid, Due, Overdue}, c.State) {
+			usable++
 		}
-		if worst == nil || rank(c.State) < rank(worst.State) {
+		well := c.State == Valid && c.Failures == 0 && trouble(c.Problems) == ""
+		if !well && (worst == nil || rank(c.State) < rank(worst.State)) {
 			worst = c
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d certificates valid", well, managed)
+	fmt.Fprintf(&b, "%d of %d certificates valid", usable, managed)
 	if worst != nil {
 		fmt.Fprintf(&b, "; %s: %s", worst.ID, worst.State)
 		if worst.LastClass != "" && worst.Failures > 0 {
 			fmt.Fprintf(&b, ", %s", worst.LastClass)
+		} else if code := trouble(worst.Problems); code != "" && code != string(worst.State) {
+			fmt.Fprintf(&b, ", %s", code)
 		}
 		if !worst.NextTry.IsZero() {
-			fmt.Fprintf(&b, ", next try %s", worst.NextTry.Local().Format("Jan 2 15:04:05"))
+			fmt.Fprintf(&b, ", next try %s", worst.NextTry.In(s.Time.Location()).Format("Jan 2 15:04:05"))
 		}
 	}
-	if len(s.Problems) > 0 {
-		fmt.Fprintf(&b, "; %s", s.Problems[0].Code)
+	if code := trouble(s.Problems); code != "" {
+		fmt.Fprintf(&b, "; %s", code)
 	}
 	return b.String()
 }
 
+// trouble is the code of the first problem that is more than a notice; "" if there is none.
+func trouble(problems []Problem) string {
+	i := slices.IndexFunc(problems, func(p Problem) bool { return !p.Notice })
+	if i < 0 {
+		return ""
+	}
+	return problems[i].Code
+}
+
 // rank orders states from the worst.
 func rank(s State) int {
-	for i, t := range []State{Expired, KeyMismatch, Missing, NotYetValid, Overdue, Due} {
-		if s == t {
-			return i
-		}
+	order := []State{Expired, KeyMismatch, Missing, NotYetValid, Overdue, Due}
+	if i := slices.Index(order, s); i >= 0 {
+		return i
 	}
-	return 99
+	return len(order)
 }

@@ -3,57 +3,107 @@ package status
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
-const barWidth = 20
+// What the table keeps to: the width of a terminal nobody has widened, and the cells of a lifetime's bar.
+const (
+	columns  = 80
+	barWidth = 16
+)
 
-// WriteTable writes the Snapshot for people: a line for each certificate with a bar of its lifetime, then the problems
-// with what to do. It fits 80 columns as long as ids have at most 16 characters. Times are in the zone of s.Time.
+// WriteTable writes the Snapshot for people: a line for each certificate with a bar of its lifetime and what happens next,
+// then the problems with what to do. It fits 80 columns as long as ids have at most 16 characters, but for single words
+// that are longer: a path or a URL stays in one piece, to be copied. Times are in the zone of s.Time.
 func (s Snapshot) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	width := len("ID")
 	for _, c := range s.Certificates {
 		width = max(width, len(c.ID))
 	}
-	fmt.Fprintf(&b, "%-*s  %-13s  %-*s  %s\n", width, "ID", "STATE", barWidth+2, "LIFETIME", "EXPIRES")
+	if len(s.Certificates) == 0 {
+		b.WriteString("no certificates\n")
+	} else {
+		fmt.Fprintf(&b, "%-*s  %-13s  %-*s  EXPIRES (%s)\n", width, "ID", "STATE", barWidth+2, "LIFETIME", s.Time.Format("MST"))
+	}
 	for _, c := range s.Certificates {
 		expires := "-"
 		if !c.NotAfter.IsZero() {
-			expires = fmt.Sprintf("%s (%s)", Until(c.NotAfter.Sub(s.Time)), c.NotAfter.In(s.Time.Location()).Format("2006-01-02"))
+			expires = moment(c.NotAfter, s.Time)
 		}
 		fmt.Fprintf(&b, "%-*s  %-13s  %s  %s\n", width, c.ID, c.State, bar(c, s.Time), expires)
-		if !c.NextTry.IsZero() {
-			fmt.Fprintf(&b, "%-*s  next: %s, %s\n", width, "", when(c.NextTry, s.Time), c.NextWhy)
+		if next := s.next(c); next != "" {
+			indent := strings.Repeat(" ", width+2)
+			wrap(&b, indent+"next: ", indent+"  ", next)
 		}
 	}
-	if len(s.Certificates) == 0 {
-		b.WriteString("no certificates\n")
-	}
-	writeProblems(&b, "", s.Problems)
+	writeProblems(&b, "", s.Problems, s.Time)
 	for _, c := range s.Certificates {
-		writeProblems(&b, c.ID, c.Problems)
+		writeProblems(&b, c.ID+": ", c.Problems, s.Time)
+	}
+	if s.Config == "" && !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "config-invalid" }) {
+		b.WriteByte('\n')
+		wrap(&b, "", "", "the configuration could not be read: this is what the agent noted in "+s.StateDir)
 	}
 	if !s.Running {
-		b.WriteString("\nno agent is running on this state directory: this is what it left on disk\n")
+		b.WriteByte('\n')
+		wrap(&b, "", "", "no agent is running: this is what is on disk in "+s.StateDir)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func writeProblems(b *strings.Builder, id string, problems []Problem) {
+// next says when the agent will act on c and why then. Without an agent it promises nothing.
+func (s Snapshot) next(c Certificate) string {
+	if c.NextTry.IsZero() {
+		return c.NextWhy
+	}
+	at := "now"
+	if c.NextTry.After(s.Time) {
+		at = moment(c.NextTry, s.Time)
+	}
+	if !s.Running {
+		at += ", if an agent runs"
+	}
+	return at + ": " + c.NextWhy
+}
+
+func writeProblems(b *strings.Builder, whose string, problems []Problem, now time.Time) {
 	for _, p := range problems {
 		b.WriteByte('\n')
-		if id != "" {
-			fmt.Fprintf(b, "%s: ", id)
+		code := p.Code
+		if p.Notice {
+			code += " (notice)"
 		}
-		fmt.Fprintf(b, "%s: %s\n", p.Code, Printable(p.Text))
+		wrap(b, whose+code+": ", "  ", p.Text)
 		if p.Hint != "" {
-			fmt.Fprintf(b, "  hint: %s\n", Printable(p.Hint))
+			wrap(b, "  hint: ", "    ", p.Hint)
+		}
+		if !p.Since.IsZero() {
+			wrap(b, "  since: ", "    ", moment(p.Since, now))
 		}
 	}
+}
+
+// wrap writes first and text, whose words are broken into lines that begin with indent.
+func wrap(b *strings.Builder, first, indent, text string) {
+	line := first
+	for i, word := range strings.Fields(Printable(text)) {
+		switch {
+		case i == 0:
+			line += word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns:
+			b.WriteString(line + "\n")
+			line = indent + word
+		default:
+			line += " " + word
+		}
+	}
+	b.WriteString(line + "\n")
 }
 
 // Printable is text with everything that could move a terminal's cursor or colour it replaced: parts of a problem come
@@ -70,7 +120,7 @@ func Printable(text string) string {
 	}, text)
 }
 
-// bar draws the lifetime: what has passed, and the threshold as a '|'.
+// bar draws the lifetime: what has passed, and as a '|' when renewal is due.
 func bar(c Certificate, now time.Time) string {
 	life := c.NotAfter.Sub(c.NotBefore)
 	if life <= 0 {
@@ -86,6 +136,17 @@ func bar(c Certificate, now time.Time) string {
 	return "[" + string(cells) + "]"
 }
 
+// moment says a time in words and by the clock, or by the calendar where that is further away than a day: "in 19 hours
+// (17:24:10)", "3 days ago (2026-11-24)".
+func moment(t, now time.Time) string {
+	d := t.Sub(now)
+	layout := time.DateOnly
+	if d.Abs() < 24*time.Hour {
+		layout = time.TimeOnly
+	}
+	return fmt.Sprintf("%s (%s)", Until(d), t.In(now.Location()).Format(layout))
+}
+
 // Until says a time that is d away in words: "in 3 days", "2 hours ago".
 func Until(d time.Duration) string {
 	if d < 0 {
@@ -94,29 +155,19 @@ func Until(d time.Duration) string {
 	return "in " + span(d)
 }
 
+// span names d in the largest unit of which it has at least two, rounded down.
 func span(d time.Duration) string {
-	const day = 24 * time.Hour
-	unit := func(n time.Duration, word string) string {
-		if n == 1 {
-			return "1 " + word
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{{year, "years"}, {day, "days"}, {time.Hour, "hours"}, {time.Minute, "minutes"}} {
+		if d >= 2*u.unit {
+			return fmt.Sprintf("%d %s", d/u.unit, u.name)
 		}
-		return fmt.Sprintf("%d %ss", n, word)
 	}
-	switch {
-	case d < 2*time.Minute:
-		return unit(d/time.Second, "second")
-	case d < 2*time.Hour:
-		return unit(d/time.Minute, "minute")
-	case d < 2*day:
-		return unit(d/time.Hour, "hour")
-	default:
-		return unit(d/day, "day")
+	if n := d / time.Second; n != 1 {
+		return fmt.Sprintf("%d seconds", n)
 	}
-}
-
-func when(t, now time.Time) string {
-	if !t.After(now) {
-		return "now"
-	}
-	return Until(t.Sub(now))
+	return "1 second"
 }

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"certagent/renew"
+	"certagent/store"
+)
+
+// result is how an attempt ended.
+type result struct {
+	event      *event
+	generation *store.Generation
+	err        error
+	drifted    bool // it asked for a changed name or key
+	early      bool // it came before the threshold, for the sake of the spread
+}
+
+// maxErrorText bounds what is kept of an error: parts of it come from servers.
+const maxErrorText = 2000
+
+// pendingDefault is the wait before a request that the server took (202) is repeated, when the server did not say.
+const pendingDefault = 15 * time.Minute
+
+// finish records how the attempt ended, and logs it: once.
+func (k *keeper) finish(r result) {
+	k.running, k.tried = false, true
+	k.cancel()
+	now := k.agent.o.Now()
+	r.event.Ended = now
+	if r.err == nil {
+		k.succeeded(r, now)
+		return
+	}
+	v := judge(r.err)
+	if v.canceled {
+		return
+	}
+	r.event.Class = v.class
+	k.failed(r, v, now)
+}
+
+func (k *keeper) succeeded(r result, now time.Time) {
+	e := r.event
+	e.Generation = r.generation
+	k.live, k.liveErr, k.fingerprint = r.generation, nil, k.stored.Fingerprint()
+	k.retry = store.Retry{
+		LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
+		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift,
+	}
+	k.save()
+	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
+}
+
+// failed turns the verdict into the next try.
+func (k *keeper) failed(r result, v verdict, now time.Time) {
+	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
+	level, said := zerolog.ErrorLevel, "certificate not issued"
+	if l := k.leaf(); l != nil && retry.LastTry.Before(l.NotAfter) && !now.Before(l.NotAfter) {
+		// The tries of a living certificate say nothing about those of a dead one, and waiting as long would keep the
+		// device dark after the trouble has ended.
+		retry.Failures = 0
+	}
+	retry.LastTry, retry.LastClass, retry.LastError = now, v.class, clip(r.err.Error())
+	retry.PendingUntil, retry.RetryAfter = time.Time{}, time.Time{}
+	wait, capped := renew.CapRetryAfter(v.retryAfter, v.pending)
+	v.problem.Text = clip(v.problem.Text)
+	if capped {
+		v.problem.Text += fmt.Sprintf(" (the server asked to wait %v; it is asked again after %v)", v.retryAfter, wait)
+	}
+	retry.Problems = stored(append(e.Problems, v.problem), retry.Problems, now)
+	switch {
+	case v.pending:
+		level, said = zerolog.WarnLevel, "certificate waits for approval"
+		if wait == 0 {
+			wait = pendingDefault
+		}
+		retry.PendingUntil = now.Add(wait)
+		e.NextTry = retry.PendingUntil
+	case r.drifted && (v.refusal || v.class == "rejected" || v.class == "bad-response"):
+		// What the server has against the change must not hold up renewal with the old request.
+		d := &retry.Drift
+		d.Failures++
+		if v.refusal {
+			d.Refusals = count(d.Refusals, e.Identity)
+		}
+		d.NextTry = now.Add(max(wait, policy.Delay(k.leaf(), d.Failures, draw, now)))
+		e.Failures, e.NextTry = d.Failures, d.NextTry
+	case r.early && v.refusal:
+		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
+		// failure: the threshold's turn comes.
+		level, said = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes"
+		retry.SpreadRefused, retry.Problems = true, nil
+	default:
+		retry.Failures++
+		if v.refusal {
+			retry.Refusals = count(retry.Refusals, e.Identity)
+		}
+		retry.NextTry = now.Add(policy.Delay(k.leaf(), retry.Failures, draw, now))
+		if wait > 0 {
+			retry.RetryAfter = now.Add(wait)
+		}
+		e.Failures, e.NextTry = retry.Failures, latest(retry.NextTry, retry.RetryAfter)
+	}
+	k.save()
+	k.agent.o.Log.WithLevel(level).EmbedObject(e).Err(r.err).Msg(said)
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func count(m map[string]int, name string) map[string]int {
+	m = maps.Clone(m)
+	if m == nil {
+		m = map[string]int{}
+	}
+	m[name]++
+	return m
+}
+
+func clip(s string) string {
+	if len(s) > maxErrorText {
+		return s[:maxErrorText] + "…"
+	}
+	return s
+}
+
+// stored is problems as they are kept on disk, each with the time at which it was first noticed.
+func stored(problems []Problem, before []store.Problem, now time.Time) []store.Problem {
+	var kept []store.Problem
+	for _, p := range problems {
+		if slices.ContainsFunc(kept, func(s store.Problem) bool { return s.Code == p.Code && s.Text == p.Text }) {
+			continue
+		}
+		since := now
+		if i := slices.IndexFunc(before, func(s store.Problem) bool { return s.Code == p.Code }); i >= 0 {
+			since = before[i].Since
+		}
+		kept = append(kept, store.Problem{Code: p.Code, Text: p.Text, Hint: p.Hint, Notice: p.Notice, Since: since})
+	}
+	return kept
+}
