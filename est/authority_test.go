@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -80,6 +81,16 @@ func caTemplate(name string) *x509.Certificate {
 func newRoot(t testing.TB, name string) *authority {
 	t.Helper()
 	key := newKey(t)
+	return &authority{cert: sign(t, caTemplate(name), key, nil), key: key}
+}
+
+// newRSARoot returns a root that signs with RSA.
+func newRSARoot(t testing.TB, name string) *authority {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &authority{cert: sign(t, caTemplate(name), key, nil), key: key}
 }
 

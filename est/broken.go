@@ -10,7 +10,10 @@ import (
 	"net/http"
 )
 
-const hintDemanded = "the server demands a client certificate: configure one that it accepts"
+const (
+	hintDemanded = "the server demands a client certificate: configure one that it accepts"
+	hintRefused  = "have the server accept the CA that issued this identity, or use another one"
+)
 
 // broken classes the end of a connection that was to carry r's answer; began says that some of that answer came. ctx
 // is the operation's context, limited the one with the time limit. It may make one more request, to tell a server
@@ -29,6 +32,8 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 	case k.proxyError != nil:
 		return c.failHint(r, ErrUnavailable, k.proxyError,
 			"check HTTPS_PROXY and NO_PROXY, and that the proxy lets this device through")
+	case !k.reached && k.proxy != nil:
+		return c.failHint(r, ErrUnavailable, err, "check HTTPS_PROXY and NO_PROXY, and that the proxy runs")
 	case !k.reached:
 		return c.failHint(r, ErrUnavailable, err, "check host and port in the URL, the network, and that the server runs")
 	case !k.secured && !fromOutside(err):
@@ -44,8 +49,14 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return e
 	case k.asked:
 		return c.failHint(r, ErrUnavailable, err, "perhaps "+hintDemanded) // the alert may have got lost on the way
+	case k.secured:
+		return c.fail(r, ErrUnavailable, nil, err)
 	}
-	return c.fail(r, ErrUnavailable, nil, err)
+	e := c.fail(r, ErrUnavailable, nil, fmt.Errorf("connection ended before it was secured: %w", err))
+	if isRemoteAlert(err) {
+		e.Hint = "the server's log may say more: it must offer TLS 1.2 or later, for the host name in the URL"
+	}
+	return e
 }
 
 // insecure is for a TLS handshake that our side gave up for another reason than trust.
@@ -63,15 +74,12 @@ func (c *Client) insecure(r *request, err error) *Error {
 // shows as an alert, a reset or a plain end, as luck has it. So /cacerts is asked for once, without the certificate:
 // if that is answered, the certificate was refused.
 func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
-	c.hangUp()
-	question := &request{op: "cacerts", target: c.o.URL.JoinPath("cacerts")}
-	a, err := c.once(ctx, question)
-	c.hangUp() // nothing else may be asked over a connection without our certificate
+	a, err := c.withoutCertificate(ctx)
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = r.op
 		if e.Class == ErrUnauthorized {
 			e.Err = fmt.Errorf("it ended the connection when offered the certificate, and without one as well: %w", ended)
-			e.Hint = "have the server accept the CA that issued this identity, or use another one"
+			e.Hint = hintRefused
 		}
 		return e
 	}
@@ -80,10 +88,28 @@ func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
 			ended, a.status))
 	}
 	e := c.failHint(r, ErrUnauthorized,
-		fmt.Errorf("it ended the connection when offered the certificate (%w), and answers without it", ended),
-		"have the server accept the CA that issued this identity, or use another one")
+		fmt.Errorf("it ended the connection when offered the certificate (%w), and answers without it", ended), hintRefused)
 	e.Refusal = true
 	return e
+}
+
+// refusedInFront finds out whether HTTP 400 to /cacerts is about our certificate: nginx and its like, ending TLS in front
+// of an EST server, answer so to every request of a client whose certificate they cannot verify. It is nil if not.
+func (c *Client) refusedInFront(ctx context.Context, r *request) *Error {
+	a, err := c.withoutCertificate(ctx)
+	if err != nil || a.status != http.StatusOK {
+		return nil
+	}
+	e := c.failHint(r, ErrUnauthorized, errors.New("it answers nothing else when offered the certificate, and answers without it"), hintRefused)
+	e.Status, e.Refusal = http.StatusBadRequest, true
+	return e
+}
+
+// withoutCertificate asks for /cacerts over a connection of its own, without our certificate.
+func (c *Client) withoutCertificate(ctx context.Context) (*answer, error) {
+	c.hangUp()
+	defer c.hangUp() // nothing else may be asked over that connection
+	return c.once(ctx, &request{op: "cacerts", target: c.o.URL.JoinPath("cacerts")})
 }
 
 func (c *Client) failHint(r *request, class, err error, hint string) *Error {

@@ -61,6 +61,33 @@ func TestRefusedClientCertificate(t *testing.T) {
 	}
 }
 
+// nginx, ending TLS in front of an EST server, answers 400 to everything when it cannot verify the certificate. That is a
+// refusal; a server that answers 400 to everybody is something else.
+func TestRefusedByTLSTerminator(t *testing.T) {
+	for _, everybody := range []bool{false, true} {
+		s := newServer(t)
+		s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
+			if everybody || len(r.TLS.PeerCertificates) > 0 {
+				http.Error(w, "400 The SSL certificate error", http.StatusBadRequest)
+				return
+			}
+			usual.ServeHTTP(w, r)
+		}
+		s.start()
+		o := s.options()
+		o.Certificate = newRoot(t, "nobody knows").tlsCertificate(t, clientTemplate("gw-1"))
+		_, csr := newRequest(t, RenewalTemplate(o.Certificate.Leaf))
+		c := newClient(t, o)
+		_, err := c.Reenroll(t.Context(), csr, Want{})
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Refusal == everybody || e.Status != http.StatusBadRequest || errors.Is(err, ErrUnauthorized) == everybody {
+			t.Errorf("400 for everybody %v: %v", everybody, err)
+		}
+		c.Close()
+		s.awaitClosed()
+	}
+}
+
 // A server that answers nobody is not there, whatever was offered.
 func TestServerThatDropsEveryConnection(t *testing.T) {
 	for _, version := range tlsVersions {
@@ -271,7 +298,7 @@ func awaitNoClientGoroutines(t *testing.T) {
 // After Close nothing is left, whether the attempt went well or not.
 func TestNothingLeaks(t *testing.T) {
 	s := newServer(t)
-	s.handlers["simplereenroll"] = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 403) }
+	s.handlers["simplereenroll"] = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }
 	s.start()
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
 	for range 10 {

@@ -228,7 +228,7 @@ func explainChain(err error, leaf *x509.Certificate, at time.Time) error {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return &notAcceptable{
 			text: fmt.Sprintf("issued certificate %s comes from %s, to which neither the trust anchors nor the server's "+
-				"CA certificates lead", subjectOf(leaf), issuerOf(leaf)),
+				"CA certificates lead%s", subjectOf(leaf), issuerOf(leaf), whyUnknown(err)),
 			hint: "add the root of the issuing CA to trusted_certs, or have the server give it in /cacerts",
 			err:  err,
 		}

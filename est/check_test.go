@@ -5,6 +5,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -170,6 +171,44 @@ func TestCheck(t *testing.T) {
 		if !matched {
 			t.Errorf("%s: warnings %q, want %q", test.name, issued.Warnings, test.want.warnings)
 		}
+	}
+}
+
+// What a CA writes into a certificate is shown, at a length that fits a line of a log.
+func TestWarningsAreBounded(t *testing.T) {
+	root := newRoot(t, "root")
+	key, der := newRequest(t, Template{Subject: commonName("gw-1")})
+	asked, err := parseAsked(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := pkix.Name{CommonName: "gw-1"}
+	leaf := &x509.Certificate{}
+	for i := range 1000 {
+		subject.ExtraNames = append(subject.ExtraNames,
+			pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{1, 2, 3, i}, Value: "x"})
+		leaf.DNSNames = append(leaf.DNSNames, fmt.Sprintf("host-%d.example", i))
+	}
+	leaf.Subject = subject
+	issued, err := check(asked, []*x509.Certificate{root.certify(t, leaf, key.Public())},
+		authorities{anchors: []*x509.Certificate{root.cert}}, Want{}, time.Now())
+	if err != nil || len(issued.Warnings) != 2 {
+		t.Fatalf("%v, %+v", err, issued)
+	}
+	for _, w := range issued.Warnings {
+		if len(w) > 400 {
+			t.Errorf("warning of %d bytes: %s", len(w), w)
+		}
+	}
+}
+
+// A CA whose signatures are not verified any more is not called unknown without saying so.
+func TestIssuedWithSHA1(t *testing.T) {
+	root := newRSARoot(t, "rsa root")
+	leaf := sign(t, &x509.Certificate{SignatureAlgorithm: x509.SHA1WithRSA}, newKey(t), root)
+	_, err := verifyIssued(leaf, []*x509.Certificate{leaf}, authorities{anchors: []*x509.Certificate{root.cert}}, time.Now())
+	if err == nil || !strings.Contains(err.Error(), "insecure algorithm SHA1-RSA") {
+		t.Error(err)
 	}
 }
 

@@ -43,7 +43,8 @@ type Options struct {
 	// Identity is what Certificate is, for the text of errors: "certificate mqtt", "bootstrap certificate".
 	Identity string
 
-	// Login answers an HTTP 401, beside Certificate. nil means none.
+	// Login answers an HTTP 401, beside Certificate: once in an operation, and no more once it was refused. nil means
+	// none.
 	Login *Login
 
 	// Now is the clock for validity and for Retry-After dates. nil means time.Now.
@@ -72,10 +73,12 @@ type Client struct {
 	explicit *x509.CertPool // nil without Options.Anchors
 	implicit *x509.CertPool // nil without Options.SystemRoots
 
-	conn         *conn // the connection kept between requests; nil if there is none
-	connections  int   // TLS connections opened so far
-	passwordSent bool  // Login was used at least once
-	closed       bool
+	conn        *conn // the connection kept between requests; nil if there is none
+	connections int   // TLS connections opened so far
+	closed      bool
+
+	secrets      []string // what of Login was sent, in the forms an answer could quote
+	loginRefused bool     // it was answered with another 401: more would only lock the account
 
 	// certificateTaken means that a connection on which Options.Certificate was offered has carried an answer: when
 	// a later one ends, it is not for the certificate.
@@ -124,6 +127,8 @@ func New(o Options) (*Client, error) {
 	}
 	return c, nil
 }
+
+func (c *Client) passwordSent() bool { return len(c.secrets) > 0 }
 
 func checkURL(u *url.URL) error {
 	switch {

@@ -18,25 +18,15 @@ const headerLimit = 64 << 10
 type conn struct {
 	http *http.ClientConn
 
-	reached    bool         // the TCP connection, to the server or its proxy, stands
-	secured    bool         // the TLS handshake, as far as we see it, is done
-	authorised bool         // the server's certificate passed authorise
-	asked      bool         // the server asked for a client certificate
-	offered    bool         // and was given ours
-	notOffered error        // why it was not, where we have one
-	answered   bool         // it has carried an HTTP answer
-	proxy      *url.URL     // nil without one
-	proxyError *proxyStatus // how the proxy answered CONNECT, where it was not 200
-}
-
-// proxyStatus is a proxy's refusal to connect us.
-type proxyStatus struct {
-	status int
-	text   string
-}
-
-func (e *proxyStatus) Error() string {
-	return fmt.Sprintf("proxy answered HTTP %d: %s", e.status, e.text)
+	reached    bool     // the TCP connection, to the server or its proxy, stands
+	secured    bool     // the TLS handshake, as far as we see it, is done
+	authorised bool     // the server's certificate passed authorise
+	asked      bool     // the server asked for a client certificate
+	offered    bool     // and was given ours
+	notOffered error    // why it was not, where we have one
+	answered   bool     // it has carried an HTTP answer
+	proxy      *url.URL // nil without one
+	proxyError error    // how the proxy answered CONNECT, where it was not 200
 }
 
 // dial opens a TLS connection to the server, through the proxy if there is one. The time limit is ctx's. The conn is
@@ -58,7 +48,7 @@ func (c *Client) dial(ctx context.Context, certificate *tls.Certificate) (*conn,
 		MaxResponseHeaderBytes: headerLimit,
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, r *http.Response) error {
 			if r.StatusCode != http.StatusOK {
-				k.proxyError = &proxyStatus{r.StatusCode, shorten(printable(r.Status), 100)}
+				k.proxyError = fmt.Errorf("proxy answered HTTP %s", shorten(printable(r.Status), 100))
 				return k.proxyError
 			}
 			return nil

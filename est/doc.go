@@ -9,4 +9,7 @@
 // attempt, and closes it after. Everything it reads is bounded in size and every request in time. It follows
 // no redirect to another origin, speaks HTTP/1.1 only, and never sends a password to a server that it has not
 // authorised in the same attempt.
+//
+// One line is out of its hands: what a server sends without being asked, net/http prints through package log. It can
+// quote a login, so a program points log.SetOutput to where that does no harm.
 package est

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -34,7 +35,7 @@ func certsOnly(a *answer) ([]*x509.Certificate, error) {
 	mediaType, _, _ := strings.Cut(a.header.Get("Content-Type"), ";")
 	mediaType = strings.TrimSpace(mediaType)
 	if mediaType != "" && !strings.EqualFold(mediaType, "application/pkcs7-mime") {
-		return nil, fmt.Errorf("it is of type %q, not application/pkcs7-mime", shorten(printable(mediaType), 100))
+		return nil, fmt.Errorf("it is of type %q, not application/pkcs7-mime", printable(mediaType))
 	}
 	return parseCertsOnly(a.body)
 }
@@ -44,7 +45,7 @@ func (c *Client) badAnswer(r *request, a *answer, err error) *Error {
 	e := c.failHint(r, ErrBadResponse, err, "check that the URL leads to an EST server")
 	e.Status = a.status
 	if strings.HasPrefix(strings.ToLower(a.header.Get("Content-Type")), "text/") {
-		e.Detail = errorText(a.body, r.secrets)
+		e.Detail = quoteBody(a.body, c.secrets)
 	}
 	return e
 }
@@ -62,6 +63,11 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 		var fatal *Error
 		if errors.As(err, &fatal) && fatal.Status == 0 {
 			return nil, err // the server is not trusted, or not there: asking for more would not do better
+		}
+		if fatal != nil && fatal.Status == http.StatusBadRequest && c.certificateTaken {
+			if refused := c.refusedInFront(ctx, r); refused != nil {
+				return nil, refused
+			}
 		}
 		warnings = append(warnings, fmt.Sprintf("the server's CA certificates could not be fetched: %v", err))
 	}
@@ -94,7 +100,7 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 	}
 	issued.FetchedCAs = slices.Clone(fetched)
 	issued.Warnings = slices.Concat(warnings, issued.Warnings)
-	issued.PasswordSent = c.passwordSent
+	issued.PasswordSent = c.passwordSent()
 	issued.Connections = c.connections
 	return issued, nil
 }

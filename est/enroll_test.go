@@ -136,7 +136,7 @@ func TestURLPrefixAndLabel(t *testing.T) {
 	}
 }
 
-// A server that closes after each answer, saying so or not, costs connections and nothing else.
+// A server that closes after each answer costs connections and nothing else.
 func TestServerThatClosesAfterCACerts(t *testing.T) {
 	s := newServer(t)
 	s.handlers["cacerts"] = func(w http.ResponseWriter, r *http.Request) {
@@ -157,7 +157,7 @@ func TestCACertsUnavailable(t *testing.T) {
 		handler http.HandlerFunc
 	}{
 		{"not there", http.NotFound},
-		{"unwell", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 503) }},
+		{"unwell", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) }},
 		{"garbage", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/pkcs7-mime")
 			w.Write([]byte("MIIgarbage"))

@@ -54,7 +54,7 @@ type Error struct {
 
 	Detail string // text of the server's: at most 4 KiB, printable, no secret of ours in it; may be empty
 	Hint   string // what a person can do about it; may be empty. Error does not repeat it
-	Err    error  // the cause; may be nil
+	Err    error  // the cause, its text bounded, printable and without a secret of ours; may be nil
 }
 
 // errorDetailShown is how many bytes of Detail stand in the text of an Error, which becomes one line of a log.

@@ -35,9 +35,8 @@ type request struct {
 	body        []byte           // csr as it is sent
 
 	target        *url.URL
-	authorization string   // the next try's Authorization header
-	loggedIn      bool     // the password was used for this operation, which may happen once
-	secrets       []string // what of the login was sent, in the forms an answer could quote
+	authorization string // the next try's Authorization header
+	loggedIn      bool   // the password was used for this operation, which may happen once
 	redirects     int
 }
 
@@ -71,7 +70,7 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 				return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
 			}
 			return a, nil
-		case a.status == http.StatusUnauthorized && c.o.Login != nil && !r.loggedIn:
+		case a.status == http.StatusUnauthorized && c.o.Login != nil && !r.loggedIn && !c.loginRefused:
 			if err := c.logIn(r, a); err != nil {
 				return nil, err
 			}
@@ -99,8 +98,8 @@ func (c *Client) logIn(r *request, a *answer) error {
 		e.Hint = "have the server ask for Basic or Digest authentication, or use a client certificate"
 		return e
 	}
-	r.authorization, r.secrets, r.loggedIn = authorization, secrets, true
-	c.passwordSent = true
+	r.authorization, r.loggedIn = authorization, true
+	c.secrets = append(c.secrets, secrets...)
 	return nil
 }
 
@@ -108,7 +107,7 @@ func (c *Client) logIn(r *request, a *answer) error {
 // Everything else is an ErrBadResponse.
 func (c *Client) follow(r *request, a *answer) error {
 	location := a.header.Get("Location")
-	shown := shorten(printable(location), 200)
+	shown := quote(location, c.secrets, 200)
 	next, err := r.target.Parse(location)
 	keepsMethod := a.status == http.StatusTemporaryRedirect || a.status == http.StatusPermanentRedirect
 	switch {
@@ -245,10 +244,19 @@ func (c *Client) read(response *http.Response) (a *answer, whole bool, err error
 	return a, n < drainLimit && errors.Is(err, io.EOF), nil
 }
 
+// causeLimit bounds the text of Error.Err, in bytes.
+const causeLimit = 1 << 10
+
 // fail returns the error of an operation; a is nil where there was no answer.
 func (c *Client) fail(r *request, class error, a *answer, err error) *Error {
+	if err != nil {
+		// What net/http and crypto/x509 say quotes the server, at any length, and the server may quote our login.
+		if text := quote(err.Error(), c.secrets, causeLimit); text != err.Error() {
+			err = errors.New(text)
+		}
+	}
 	e := &Error{Op: r.op, Server: c.o.URL.String(), Identity: c.o.Identity, Class: class, Err: err}
-	if c.o.Certificate == nil && c.o.Identity == "" && r.loggedIn {
+	if c.o.Certificate == nil && c.o.Identity == "" && c.passwordSent() {
 		e.Identity = fmt.Sprintf("user %q", c.o.Login.Username)
 	}
 	if a != nil {
@@ -263,7 +271,8 @@ func (c *Client) refuse(r *request, a *answer) *Error {
 	class, refusal := classOf(a.status)
 	e := c.fail(r, class, a, nil)
 	e.Refusal = refusal && r.csr != nil
-	e.Detail = errorText(a.body, r.secrets)
+	e.Detail = quoteBody(a.body, c.secrets)
+	c.loginRefused = c.loginRefused || a.status == http.StatusUnauthorized && r.loggedIn
 	switch {
 	case a.status == http.StatusAccepted && r.csr == nil:
 		e.Class = ErrBadResponse // only an enrolment can be pending
@@ -301,7 +310,7 @@ func classOf(status int) (class error, refusal bool) {
 // loginHint says what was and was not tried, which is most of what a person needs after a refusal.
 func (c *Client) loginHint(r *request, k *conn) string {
 	switch {
-	case r.loggedIn:
+	case r.loggedIn || c.loginRefused:
 		return "check user name and password"
 	case k.notOffered != nil:
 		return fmt.Sprintf("the server cannot verify a key like ours, so no certificate was offered: %v", k.notOffered)

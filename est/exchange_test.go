@@ -176,7 +176,7 @@ func TestPasswordIsSentOnceOverRedirects(t *testing.T) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="r"`)
 			w.WriteHeader(401)
 		default:
-			http.Redirect(w, r, "/.well-known/est/again", 307)
+			http.Redirect(w, r, "/.well-known/est/again", http.StatusTemporaryRedirect)
 		}
 	}
 	s.start()

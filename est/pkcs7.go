@@ -2,6 +2,7 @@ package est
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -18,6 +19,10 @@ const (
 	certificateLimit = 64      // certificates in an answer
 	depthLimit       = 32      // nesting of ASN.1 values
 	elementLimit     = 1 << 16 // ASN.1 values in all
+
+	// rsaLimit is the size in bits of an RSA key, as crypto/tls bounds it: the cost of a signature grows with its cube,
+	// and one of a million bits takes minutes that no time limit ends.
+	rsaLimit = 8192
 )
 
 // parseCertsOnly returns the certificates of a certs-only answer (RFC 7030 4.1.3, 4.2.3), at least one. RFC 8951 3
@@ -46,6 +51,11 @@ func parseCertsOnly(body []byte) (certs []*x509.Certificate, err error) {
 		return nil, errors.New("no certificate in it")
 	case len(message.Certificates) > certificateLimit:
 		return nil, fmt.Errorf("%d certificates in it, %d are the limit", len(message.Certificates), certificateLimit)
+	}
+	for _, cert := range message.Certificates {
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > rsaLimit {
+			return nil, fmt.Errorf("certificate with an RSA key of %d bits, %d are the limit", key.N.BitLen(), rsaLimit)
+		}
 	}
 	return message.Certificates, nil
 }

@@ -2,9 +2,11 @@ package est
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/pem"
 	"math"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -89,6 +91,18 @@ func TestTooManyCertificates(t *testing.T) {
 	}
 	if got, err := parseCertsOnly(certsOnlyBody(t, certs[1:]...)); err != nil || len(got) != certificateLimit {
 		t.Errorf("%d, %v", len(got), err)
+	}
+}
+
+// The signature of a certificate is checked by a key that the certificate brings along: with one of a million bits that
+// would take minutes.
+func TestGiantKey(t *testing.T) {
+	modulus := new(big.Int).Lsh(big.NewInt(1), rsaLimit)
+	root := newRoot(t, "root")
+	giant := root.certify(t, caTemplate("giant"), &rsa.PublicKey{N: modulus.Add(modulus, big.NewInt(1)), E: 65537})
+	if _, err := parseCertsOnly(certsOnlyBody(t, root.cert, giant)); err == nil ||
+		!strings.Contains(err.Error(), "RSA key of 8193 bits") {
+		t.Error(err)
 	}
 }
 
@@ -187,12 +201,12 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-func FuzzErrorText(f *testing.F) {
+func FuzzQuote(f *testing.F) {
 	f.Add([]byte("no"), "geheim")
 	f.Add([]byte("your geheim\x00\x1b[0m\r\n\xff"), "geheim")
 	f.Add([]byte(strings.Repeat("é ", errorTextLimit)), "")
 	f.Fuzz(func(t *testing.T, body []byte, secret string) {
-		text := errorText(body, []string{secret})
+		text := quoteBody(body, []string{secret})
 		if len(text) > errorTextLimit || !utf8.ValidString(text) {
 			t.Errorf("%d bytes: %q", len(text), text)
 		}

@@ -22,10 +22,9 @@ type connectProxy struct {
 	config *tls.Config // of an https proxy; nil for http
 	target string      // the one server it connects to
 
-	mu       sync.Mutex // guards what follows
-	asked    []string   // hosts that it was asked for
-	shown    int        // client certificates that it was shown
-	answered int        // of those CONNECTs, how many it let through
+	mu    sync.Mutex // guards what follows
+	asked []string   // hosts that it was asked for
+	shown int        // client certificates that it was shown
 }
 
 func (p *connectProxy) serve(c net.Conn) {
@@ -160,6 +159,24 @@ func TestUntrustedProxy(t *testing.T) {
 	o.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }
 	_, err := newClient(t, o).CACerts(t.Context())
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "TLS to the proxy") {
+		t.Error(err)
+	}
+}
+
+// A proxy that is not there is not to be looked for in the URL.
+func TestProxyNotThere(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	o := newServer(t).start().options()
+	o.Proxy = func(*http.Request) (*url.URL, error) {
+		return url.Parse("http://proxyuser:geheim@" + listener.Addr().String())
+	}
+	_, err = newClient(t, o).CACerts(t.Context())
+	if e, ok := errors.AsType[*Error](err); !ok || e.Class != ErrUnavailable || !strings.Contains(e.Hint, "HTTPS_PROXY") ||
+		strings.Contains(err.Error(), "geheim") {
 		t.Error(err)
 	}
 }

@@ -144,7 +144,7 @@ func TestServerFaults(t *testing.T) {
 	}
 }
 
-func optionsFor(t *testing.T, s *esttest.Server) est.Options {
+func optionsFor(t testing.TB, s *esttest.Server) est.Options {
 	t.Helper()
 	base, err := url.Parse(s.URL())
 	if err != nil {
@@ -153,7 +153,7 @@ func optionsFor(t *testing.T, s *esttest.Server) est.Options {
 	return est.Options{URL: base, Anchors: []*x509.Certificate{s.TLSRoot}, Timeout: 30 * time.Second}
 }
 
-func attempt(t *testing.T, o est.Options, do func(context.Context, *est.Client) (*est.Issued, error)) *est.Issued {
+func attempt(t testing.TB, o est.Options, do func(context.Context, *est.Client) (*est.Issued, error)) *est.Issued {
 	t.Helper()
 	c, err := est.New(o)
 	if err != nil {
@@ -167,7 +167,7 @@ func attempt(t *testing.T, o est.Options, do func(context.Context, *est.Client) 
 	return issued
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

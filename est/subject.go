@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // compareSubject decides on the subject of an issued certificate. A CA may leave attributes out and add some (many keep
@@ -29,19 +28,19 @@ func compareSubject(wanted []attribute, leaf *x509.Certificate) (warnings []stri
 		}
 		if replaced {
 			return nil, notAcceptablef("have the CA issue the subject that is asked for, or ask for what it issues",
-				"issued certificate has %s, asked was %s", strings.Join(texts(extra), ", "), strings.Join(texts(w), ", "))
+				"issued certificate has %s, asked was %s", quoteList(texts(extra)), quoteList(texts(w)))
 		}
 		missing = append(missing, texts(lost)...)
 		added = append(added, texts(extra)...)
 	}
 	if len(chosen) > 0 {
-		warnings = append(warnings, "the CA chose the common name: "+strings.Join(chosen, ", "))
+		warnings = append(warnings, "the CA chose the common name: "+quoteList(chosen))
 	}
 	if len(missing) > 0 {
-		warnings = append(warnings, "the CA left out of the subject: "+strings.Join(missing, ", "))
+		warnings = append(warnings, "the CA left out of the subject: "+quoteList(missing))
 	}
 	if len(added) > 0 {
-		warnings = append(warnings, "the CA added to the subject: "+strings.Join(added, ", "))
+		warnings = append(warnings, "the CA added to the subject: "+quoteList(added))
 	}
 	for _, w := range wanted {
 		i := slices.IndexFunc(got, w.same)

@@ -34,11 +34,27 @@ func shorten(s string, limit int) string {
 	return s[:cut] + mark
 }
 
-// errorText returns what of a server's error body may be kept: at most errorTextLimit bytes, printable, and with each
-// of secrets blotted out, because servers and proxies in between like to quote the request.
-func errorText(body []byte, secrets []string) string {
-	// Once before and once after, lest folding white space hides a secret from us or puts one together.
-	return shorten(blot(printable(blot(string(body), secrets)), secrets), errorTextLimit)
+// quote returns what of a server's text may be kept: at most limit bytes, printable, and with each of secrets blotted
+// out, because servers and proxies in between like to quote the request.
+func quote(text string, secrets []string, limit int) string {
+	// Once before and once after, lest folding white space hides a secret from us or puts one together. It is shortened
+	// last: half a secret would not be recognised.
+	return shorten(blot(printable(blot(text, secrets)), secrets), limit)
+}
+
+// quoteBody is quote for the text of an error's body. Its reading may have stopped inside a secret: what could be the
+// beginning of one, at the very end, is blotted out too.
+func quoteBody(body []byte, secrets []string) string {
+	text := blot(string(body), secrets)
+	for _, secret := range secrets {
+		for n := len(secret) - 1; n > 2; n-- {
+			if rest, found := strings.CutSuffix(text, secret[:n]); found {
+				text = rest + redacted
+				break
+			}
+		}
+	}
+	return quote(text, secrets, errorTextLimit)
 }
 
 func blot(text string, secrets []string) string {

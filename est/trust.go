@@ -52,7 +52,8 @@ func authorise(chain []*x509.Certificate, host string, explicit, implicit *x509.
 }
 
 func checkHost(leaf *x509.Certificate, host string) error {
-	err := leaf.VerifyHostname(host)
+	address, _, _ := strings.Cut(host, "%") // a link-local address's zone means something to this machine alone
+	err := leaf.VerifyHostname(address)
 	if err == nil {
 		return nil
 	}
@@ -103,8 +104,8 @@ func explainTrust(err error, chain []*x509.Certificate, implicitOnly bool, now t
 			hint = "set trusted_certs to the certificate of the CA that issued the server's certificate"
 		}
 		return &trustError{
-			text: fmt.Sprintf("unknown CA: server certificate %s was issued by %s, which %s",
-				subjectOf(chain[0]), issuerOf(top), among),
+			text: fmt.Sprintf("unknown CA: server certificate %s was issued by %s, which %s%s",
+				subjectOf(chain[0]), issuerOf(top), among, whyUnknown(err)),
 			hint: hint,
 			err:  err,
 		}
@@ -114,6 +115,15 @@ func explainTrust(err error, chain []*x509.Certificate, implicitOnly bool, now t
 		hint: "have the server's certificate issued anew",
 		err:  err,
 	}
+}
+
+// whyUnknown returns what kept a CA of the right name from being the issuer (SHA-1, a key that is too small), in
+// brackets behind a space; "" where there was no such CA.
+func whyUnknown(err error) string {
+	if err.Error() == (x509.UnknownAuthorityError{}).Error() {
+		return ""
+	}
+	return " (" + shorten(printable(err.Error()), 300) + ")"
 }
 
 // outOfValidity says that a certificate has expired or is not valid yet, and by which clock.

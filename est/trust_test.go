@@ -24,7 +24,7 @@ func TestServerTrust(t *testing.T) {
 		pair := by.tlsCertificate(t, template)
 		return append([]*x509.Certificate{pair.Leaf}, by.chain...)
 	}
-	good := make(line, nil)
+	good := make(line, func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, net.ParseIP("fe80::1")) })
 	expired := make(line, func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = now.Add(-2*time.Hour), now.Add(-time.Hour)
 	})
@@ -33,6 +33,8 @@ func TestServerTrust(t *testing.T) {
 	})
 	clientOnly := make(line, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 	nameless := make(line, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil })
+	rsaRoot := newRSARoot(t, "rsa root")
+	sha1 := make(rsaRoot, func(c *x509.Certificate) { c.SignatureAlgorithm = x509.SHA1WithRSA })
 	ourPool, otherPool := poolOf([]*x509.Certificate{root.cert}), poolOf([]*x509.Certificate{other.cert})
 
 	for _, test := range []struct {
@@ -55,13 +57,16 @@ func TestServerTrust(t *testing.T) {
 			[]string{"unknown CA", "the system's root certificates"}, "trusted_certs"},
 		{"intermediate missing", good[:1], "localhost", ourPool, nil, []string{"unknown CA", "CN=issuing CA"},
 			"trusted_certs"},
-		{"other host", good, "est.example", ourPool, nil, []string{"for localhost, 127.0.0.1, asked was est.example"}, "URL"},
+		{"other host", good, "est.example", ourPool, nil, []string{"for localhost, 127.0.0.1, fe80::1, asked was est.example"}, "URL"},
 		{"other host under implicit", good, "est.example", nil, ourPool, []string{"asked was est.example"}, "URL"},
 		{"no names", nameless, "localhost", ourPool, nil, []string{"names no host"}, "common name alone"},
 		{"expired", expired, "localhost", ourPool, nil,
 			[]string{"expired at " + utc(expired[0].NotAfter), "our clock says " + utc(now)}, "clock"},
 		{"not yet valid", future, "localhost", ourPool, nil,
 			[]string{"not valid before " + utc(future[0].NotBefore), "our clock says " + utc(now)}, "clock"},
+		{"signed with SHA-1", sha1, "localhost", poolOf([]*x509.Certificate{rsaRoot.cert}), nil,
+			[]string{"unknown CA", "insecure algorithm SHA1-RSA", `"rsa root"`}, ""},
+		{"zone of a link-local address", good, "fe80::1%eth0", ourPool, nil, nil, ""},
 		{"client certificate", clientOnly, "localhost", ourPool, nil, []string{"key usage"}, "issued anew"},
 		{"no certificate", nil, "localhost", ourPool, nil, []string{"no certificate"}, ""},
 	} {
@@ -174,7 +179,8 @@ func TestOldTLS(t *testing.T) {
 	ended := make(chan error, 1)
 	address := listen(t, func(c net.Conn) { ended <- tls.Server(c, config).Handshake() })
 	o := Options{URL: mustParse(t, "https://"+address+"/.well-known/est"), Anchors: []*x509.Certificate{root.cert}}
-	if _, err := newClient(t, o).CACerts(t.Context()); !errors.Is(err, ErrUnavailable) {
+	_, err := newClient(t, o).CACerts(t.Context())
+	if e, ok := errors.AsType[*Error](err); !ok || e.Class != ErrUnavailable || !strings.Contains(e.Hint, "TLS 1.2") {
 		t.Error(err)
 	}
 	if err := <-ended; err == nil {
