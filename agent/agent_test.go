@@ -365,6 +365,40 @@ func TestRestartKeepsKeyAndBackOff(t *testing.T) {
 	})
 }
 
+// TestKilledBetweenCommitAndRecord: what was wanted is had, and nothing is asked for twice.
+func TestKilledBetweenCommitAndRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		_, stop := d.boot()
+		settle()
+		stop()
+		s, err := store.Open(filepath.Join(d.dir, "state"), store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Certificate("device-id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SaveRetry(store.Retry{Reissue: "forced", Failures: 7, LastSuccess: time.Now().Add(-time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		if n := len(d.ca.seen()); n != 1 {
+			t.Errorf("%d requests, want 1", n)
+		}
+		if c := a.Snapshot().Certificates[0]; c.Failures != 0 || c.LastSuccess.IsZero() {
+			t.Errorf("status: %+v", c)
+		}
+	})
+}
+
 const withESTIdentity = `
 [provisioning.attestation.identity_cert]
 method = "est"

@@ -59,8 +59,21 @@ func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
 		return nil, err
 	}
 	k.readLive()
+	k.noticeCommit()
 	k.tried = k.live != nil || k.retry.Failures > 0
 	return k, nil
+}
+
+// noticeCommit finds a generation that was committed and not recorded, because the agent was killed between the two: what
+// was wanted then is had, and no reason to ask for one more.
+func (k *keeper) noticeCommit() {
+	if k.live == nil || !k.live.Meta.Issued.After(k.retry.LastSuccess) {
+		return
+	}
+	m := k.live.Meta
+	k.retry = store.Retry{
+		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
+	}
 }
 
 // send puts a letter into a mailbox unless one is there already.
@@ -139,6 +152,11 @@ func (k *keeper) awaitsApproval(now time.Time) bool {
 func (k *keeper) look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
+	}
+	select {
+	case c := <-k.configure: // before anything is done by the old one
+		k.cfg = c
+	default:
 	}
 	q, err := k.question()
 	if err != nil {

@@ -34,6 +34,7 @@ func (a *Agent) tick(ctx context.Context) {
 			minute = started
 			a.clock.observe(false)
 			a.lookAtFiles(seen)
+			a.keepLastGood()
 		}
 		if a.o.Watchdog > 0 && (fed.IsZero() || started.Sub(fed) >= a.o.Watchdog/4) && a.answered(ctx) {
 			fed = started
@@ -87,6 +88,19 @@ func (a *Agent) lookAtFiles(seen map[string]string) {
 			send(k.kick, struct{}{})
 		}
 		seen[k.id] = now
+	}
+}
+
+// keepLastGood puts the configuration in force back where somebody deleted it; usually it finds it there.
+func (a *Agent) keepLastGood() {
+	a.mu.Lock()
+	doc, bad := a.cfg.Merged, a.configErr != nil
+	a.mu.Unlock()
+	if bad {
+		return // it was kept when it was loaded
+	}
+	if err := a.o.Store.SaveLastGood(doc); err != nil {
+		a.o.Log.Debug().Err(err).Msg("configuration not kept")
 	}
 }
 

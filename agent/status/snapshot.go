@@ -67,7 +67,7 @@ type Certificate struct {
 	LastClass    string    `json:"last_error_class,omitempty"`
 	LastError    string    `json:"last_error,omitempty"`
 	LastIdentity string    `json:"last_identity,omitempty"`
-	// Pending says that a request is on its way: its key is durable and will be used again.
+	// Pending says that a request waits for approval at the server (202).
 	Pending bool `json:"pending"`
 
 	Problems []Problem `json:"problems"`

@@ -62,12 +62,13 @@ func (s Snapshot) next(c Certificate) string {
 	if c.NextTry.IsZero() {
 		return c.NextWhy
 	}
-	at := "now"
+	at, agent := "now", "when an agent runs"
 	if c.NextTry.After(s.Time) {
 		at = moment(c.NextTry, s.Time)
+		agent = at + ", if an agent runs"
 	}
 	if !s.Running {
-		at += ", if an agent runs"
+		at = agent
 	}
 	return at + ": " + c.NextWhy
 }

@@ -10,12 +10,14 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"certagent/agent"
 	"certagent/agent/config"
+	"certagent/agent/status"
 )
 
 // Set by the linker (Makefile): the version, and the commit's date in Unix seconds.
@@ -39,26 +41,47 @@ func main() {
 
 // run is the whole program but for its end; tests call it too.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	p := &program{stdout: stdout, stderr: stderr}
+	out := &output{w: stdout}
+	p := &program{stdout: out, stderr: stderr}
 	root := p.command()
 	root.SetArgs(args)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitOK
+	code := exitOK
+	if err != nil {
+		code = exitUsage // cobra's own errors are about the command line
 	}
-	code := exitUsage // cobra's own errors are about the command line
 	if e, ok := errors.AsType[*exitError](err); ok {
 		code, err = e.code, e.err
 	}
+	if out.err != nil {
+		code, err = exitFailed, out.err
+	}
 	if err != nil {
-		fmt.Fprintf(stderr, "certagent: %v\n", err)
-		for _, hint := range hints(err) {
-			fmt.Fprintf(stderr, "certagent: hint: %s\n", hint)
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintf(stderr, "certagent: %s\n", status.Printable(strings.TrimSuffix(line, "\n")))
+		}
+		if h, ok := errors.AsType[*hint](err); ok {
+			fmt.Fprintf(stderr, "certagent: hint: %s\n", h.text)
 		}
 	}
 	return code
+}
+
+// output remembers that something was not written: what a command was asked to say and could not is a failure, whatever
+// else the command thinks of it. Of help texts nobody else would notice.
+type output struct {
+	w   io.Writer
+	err error // the first one
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil && o.err == nil {
+		o.err = fmt.Errorf("write the output: %w", err)
+	}
+	return n, err
 }
 
 // exitError carries an exit code; a nil err means that everything was said already.
@@ -82,13 +105,6 @@ type hint struct {
 func (h *hint) Error() string { return h.err.Error() }
 func (h *hint) Unwrap() error { return h.err }
 
-func hints(err error) []string {
-	if h, ok := errors.AsType[*hint](err); ok {
-		return []string{h.text}
-	}
-	return nil
-}
-
 // program is what all commands share.
 type program struct {
 	stdout, stderr io.Writer
@@ -103,12 +119,46 @@ func (p *program) command() *cobra.Command {
 keys, renews them in time and recovers by itself through a bootstrap credential.`,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              cobra.NoArgs,
+		Args:              command,
 		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if p.configFile == "" {
+				return misused(errors.New("--config names no file"))
+			}
+			return nil
+		},
+		Version: versionLine(),
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return misused(&hint{err, c.CommandPath() + " --help lists the flags"})
+	})
 	root.PersistentFlags().StringVar(&p.configFile, "config", defaultConfig, "configuration `FILE`; config.d/*.toml beside it is read too")
 	root.AddCommand(p.runCommand(), p.statusCommand(), p.configCommand(), p.versionCommand())
 	return root
+}
+
+// command refuses what stands where the name of a subcommand should.
+func command(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	try := c.CommandPath() + " --help lists the commands"
+	c.SuggestionsMinimumDistance = 2 // typing mistakes
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		try = "did you mean " + near[0] + "?"
+	}
+	return misused(&hint{fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath()), try})
+}
+
+// atMost refuses more than n arguments.
+func atMost(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return misused(&hint{fmt.Errorf("%s: unexpected argument %q", c.CommandPath(), args[n]), c.CommandPath() + " --help says how it is used"})
+	}
 }
 
 // defaults are the directories that systemd hands to the service (systemd.exec(5), StateDirectory=).

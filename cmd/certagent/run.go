@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -32,7 +34,7 @@ func (p *program) runCommand() *cobra.Command {
 
 With --once it does everything that is due and exits: 1 if anything that was due failed or waits for approval.`,
 		Example: "  certagent run\n  certagent run --once --config ./config.toml",
-		Args:    cobra.NoArgs,
+		Args:    atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return p.keep(c.Context(), once)
 		},
@@ -45,13 +47,17 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	// First of all: the default action of SIGUSR1 and SIGHUP is to end the process.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGHUP)
+	// A log that nobody reads any more is no reason to stop.
+	signal.Ignore(syscall.SIGPIPE)
+	// net/http prints what a server sends out of turn through the standard logger, where it may quote a login.
+	stdlog.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
 	cfg, configErr, err := p.loadOrLastGood()
 	if err != nil {
 		notify("STATUS=configuration is wrong: " + firstLine(err))
-		return misused(err)
+		return badConfig(err)
 	}
 	log, err := newLog(cfg.Log, p.stderr)
 	if err != nil {
@@ -117,10 +123,7 @@ func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) 
 	}
 	s, err := store.Open(cfg.StateDir, store.Options{MachineID: h.MachineID})
 	if err != nil {
-		if errors.Is(err, store.ErrLocked) {
-			err = &hint{err, "one agent at a time; the running one obeys SIGUSR1 (renew) and SIGHUP (reload)"}
-		}
-		return nil, nil, err
+		return nil, nil, badStateDir(err)
 	}
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -135,6 +138,17 @@ func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) 
 		return nil, nil, errors.Join(err, s.Close())
 	}
 	return a, s, nil
+}
+
+// badStateDir is an error of opening the state directory, with what to do.
+func badStateDir(err error) error {
+	switch {
+	case errors.Is(err, store.ErrLocked):
+		return &hint{err, "one agent at a time; the running one obeys SIGUSR1 (renew) and SIGHUP (reload)"}
+	case errors.Is(err, store.ErrUnsafe), errors.Is(err, fs.ErrPermission):
+		return &hint{err, "it must belong to the user that the agent runs as: chown it, or name another with state_dir"}
+	}
+	return err
 }
 
 // notify tells systemd (sd_notify(3)); elsewhere it does nothing. The environment is kept, for later calls.
@@ -153,14 +167,11 @@ func (p *program) loadOrLastGood() (cfg *config.Config, why, err error) {
 	dir := p.stateDirOf(nil)
 	doc, err := os.ReadFile(filepath.Join(dir, "last-good.toml"))
 	if err != nil {
-		if errors.Is(why, fs.ErrNotExist) {
-			return nil, nil, &hint{why, "write it (examples/ has some), or name another with --config"}
-		}
 		return nil, nil, why
 	}
 	cfg, err = config.Parse(filepath.Join(dir, "last-good.toml"), doc, defaults())
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w\nand the last good configuration does not load either: %v", why, err)
+		return nil, nil, errors.Join(why, fmt.Errorf("the last good configuration does not load either:\n%w", err))
 	}
 	cfg.File = p.configFile
 	return cfg, why, nil

@@ -1,16 +1,17 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"certagent/agent"
+	"certagent/agent/config"
 	"certagent/agent/status"
 	"certagent/store"
 )
@@ -20,11 +21,12 @@ func (p *program) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [ID...]",
 		Short: "show the certificates, their problems and what happens next",
-		Long: `status shows each certificate with its lifetime, what happens next and why, and each problem with
-a remedy. It reads the state directory and needs no right to read the configuration.
+		Long: `status shows each certificate with its lifetime ('#' has passed, at '|' renewal is due), what happens
+next and why, and each problem with a remedy. It reads the state directory and needs no right to read
+the configuration or the keys.
 
-Exit codes: 0 well, 1 failed, 2 usage, else the worst of: 3 expired, 5 key mismatch, 7 missing,
-6 not yet valid, 4 overdue, 8 degraded (the certificate is fine, something around it is not).`,
+Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 expired, 5 key mismatch,
+7 missing, 6 not yet valid, 4 overdue, 8 degraded (the certificate is fine, something around it is not).`,
 		Example: "  certagent status\n  certagent status --json device-id",
 		RunE: func(_ *cobra.Command, ids []string) error {
 			return p.status(ids, asJSON)
@@ -35,43 +37,17 @@ Exit codes: 0 well, 1 failed, 2 usage, else the worst of: 3 expired, 5 key misma
 }
 
 func (p *program) status(ids []string, asJSON bool) error {
-	cfg, configErr := p.load()
-	if errors.Is(configErr, fs.ErrPermission) {
-		configErr = nil // the state directory tells enough
-	}
-	h, err := host()
+	snapshot, err := p.survey()
 	if err != nil {
-		return failed(err)
-	}
-	dir := p.stateDirOf(cfg)
-	s, err := store.View(dir)
-	if err != nil {
-		return failed(fmt.Errorf("read the state directory: %w", err))
-	}
-	defer s.Close()
-	running, err := store.Held(dir)
-	if err != nil {
-		return failed(err)
-	}
-	snapshot, err := agent.Survey(agent.SurveyOptions{
-		Config: cfg, ConfigError: configErr, Store: s, Running: running, Version: version, Built: built(), Host: h, Now: time.Now(),
-	})
-	if err != nil {
-		return failed(err)
+		return err
 	}
 	if len(ids) > 0 {
-		all := snapshot.Certificates
-		snapshot.Certificates = []status.Certificate{}
-		for _, id := range ids {
-			i := slices.IndexFunc(all, func(c status.Certificate) bool { return c.ID == id })
-			if i < 0 {
-				return misused(fmt.Errorf("there is no certificate %q", id))
-			}
-			snapshot.Certificates = append(snapshot.Certificates, all[i])
+		if snapshot.Certificates, err = choose(snapshot.Certificates, ids); err != nil {
+			return misused(err)
 		}
 	}
 	if asJSON {
-		err = writeJSON(p, snapshot)
+		err = snapshot.WriteJSON(p.stdout)
 	} else {
 		err = snapshot.WriteTable(p.stdout)
 	}
@@ -84,8 +60,74 @@ func (p *program) status(ids []string, asJSON bool) error {
 	return nil
 }
 
-func writeJSON(p *program, v any) error {
-	out := json.NewEncoder(p.stdout)
-	out.SetIndent("", "  ")
-	return out.Encode(v)
+// survey finds out what can be known from outside: from the state directory, and from the configuration as far as it can be
+// read and is right. Only without both there is nothing to show.
+func (p *program) survey() (status.Snapshot, error) {
+	cfg, configErr := p.load()
+	dir, now := p.stateDirOf(cfg), time.Now()
+	s, err := store.View(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && cfg != nil:
+		return nothingYet(cfg, now), nil
+	case err != nil && configErr != nil:
+		return status.Snapshot{}, badConfig(configErr, err)
+	case errors.Is(err, fs.ErrPermission):
+		return status.Snapshot{}, failed(&hint{err, "run this as root or as the agent's user"})
+	case err != nil:
+		return status.Snapshot{}, failed(err)
+	}
+	defer s.Close()
+	if errors.Is(configErr, fs.ErrPermission) {
+		configErr = nil // the state directory tells enough
+	}
+	h, err := host()
+	if err != nil {
+		return status.Snapshot{}, failed(err)
+	}
+	running, err := store.Held(dir)
+	if err != nil {
+		return status.Snapshot{}, failed(err)
+	}
+	snapshot, err := agent.Survey(agent.SurveyOptions{
+		Config: cfg, ConfigError: configErr, Store: s, Running: running, Version: version, Built: built(), Host: h, Now: now,
+	})
+	if err != nil {
+		return status.Snapshot{}, failed(err)
+	}
+	return snapshot, nil
+}
+
+// nothingYet is what is known before an agent has ever run: it makes the state directory.
+func nothingYet(cfg *config.Config, now time.Time) status.Snapshot {
+	s := status.Snapshot{
+		Schema: status.Schema, Time: now, Version: version, Config: cfg.File, StateDir: cfg.StateDir,
+		Problems: []status.Problem{}, Certificates: []status.Certificate{},
+	}
+	for _, c := range cfg.Certificates {
+		missing := status.Certificate{
+			ID: c.ID, Role: string(c.Role), State: status.Missing, NextTry: now, NextWhy: "there is no certificate", Problems: []status.Problem{},
+		}
+		for _, problem := range c.Problems {
+			missing.Problems = append(missing.Problems, status.Problem{Code: problem.Code, Text: problem.Text, Hint: problem.Hint})
+		}
+		s.Certificates = append(s.Certificates, missing)
+	}
+	return s
+}
+
+// choose picks the certificates with the given ids, in that order.
+func choose(all []status.Certificate, ids []string) ([]status.Certificate, error) {
+	var known []string
+	for _, c := range all {
+		known = append(known, c.ID)
+	}
+	var chosen []status.Certificate
+	for _, id := range ids {
+		i := slices.Index(known, id)
+		if i < 0 {
+			return nil, &hint{fmt.Errorf("there is no certificate %q", id), "there are: " + strings.Join(known, ", ")}
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
 }

@@ -12,14 +12,18 @@ func (p *program) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "print the version",
-		Args:  cobra.NoArgs,
+		Args:  atMost(0),
 		RunE: func(*cobra.Command, []string) error {
-			date := "unknown date"
-			if b := built(); !b.IsZero() {
-				date = b.UTC().Format(time.DateOnly)
-			}
-			_, err := fmt.Fprintf(p.stdout, "certagent %s (%s, %s, %s/%s)\n", version, date, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(p.stdout, versionLine())
 			return err
 		},
 	}
+}
+
+func versionLine() string {
+	date := "unknown date"
+	if b := built(); !b.IsZero() {
+		date = b.UTC().Format(time.DateOnly)
+	}
+	return fmt.Sprintf("certagent %s (%s, %s, %s/%s)", version, date, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

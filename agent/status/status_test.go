@@ -1,0 +1,319 @@
+package status_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"certagent/agent/status"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew; look at the difference before you keep it")
+
+// now is in a zone with an offset of its own: what people read is in the zone of the Snapshot.
+var now = time.Date(2026, 11, 21, 20, 30, 0, 0, time.FixedZone("CET", 3600))
+
+func in(d time.Duration) time.Time { return now.Add(d) }
+
+const day = 24 * time.Hour
+
+// everything has every state once, each in the way it looks in life, and the longest id that fits the table.
+func everything() status.Snapshot {
+	issued := func(id string, state status.State, from, until time.Duration) status.Certificate {
+		life := until - from
+		return status.Certificate{
+			ID: id, Role: "other", State: state, Generation: 7, Directory: "/var/lib/certagent/certs/" + id + "/gen-000007",
+			Subject: "CN=" + id, Serial: "0a1b", SHA256: "5c77e6", NotBefore: in(from), NotAfter: in(until),
+			Threshold: in(from + life*4/5), RenewAt: in(from + life*4/5), NextTry: in(from + life*4/5), NextWhy: "renewal is due",
+			LastTry: in(from), LastSuccess: in(from), LastIdentity: "certificate", Problems: []status.Problem{},
+		}
+	}
+	failing := func(c status.Certificate, failures int) status.Certificate {
+		c.Failures, c.LastTry, c.NextTry, c.NextWhy = failures, in(-time.Minute), in(90*time.Second), "trying again"
+		c.LastClass = "unavailable"
+		c.LastError = "est simplereenroll at https://est.example:8085/.well-known/est: server unavailable: dial tcp 192.0.2.7:8085: connect: connection refused"
+		c.Problems = append(c.Problems, status.Problem{
+			Code: "est-unavailable", Text: c.LastError, Since: in(-3 * day),
+			Hint: "check host and port in the URL, the network, and that the server runs",
+		})
+		return c
+	}
+	young := issued("not-yet", status.NotYetValid, 20*time.Minute, 7*day)
+	young.NextTry, young.NextWhy = young.NotBefore, "not valid before then"
+	left := issued("left-behind", status.Unmanaged, -10*day, 355*day)
+	left.NextTry, left.NextWhy = time.Time{}, ""
+	dropped := issued("sixteen-letters-", status.Valid, -10*day, 20*365*day)
+	dropped.Problems = append(dropped.Problems, status.Problem{
+		Code: "altered-by-ca", Text: "the CA left out the extended key usages clientAuth", Notice: true,
+		Hint: "only if a consumer misses it: have the CA copy it from requests",
+	})
+	return status.Snapshot{
+		Schema: status.Schema, Time: now, Version: "1.0.0", Config: "/etc/certagent/config.toml", StateDir: "/var/lib/certagent", Running: true,
+		Problems: []status.Problem{{
+			Code: "config-invalid", Text: "the configuration on disk is not in force: /etc/certagent/config.toml:2:1: renw_at: unknown key",
+			Hint: "mend the file; certagent config check says when it is right", Since: in(-2 * time.Hour),
+		}},
+		Certificates: []status.Certificate{
+			issued("device-id", status.Valid, -5*time.Hour, 19*time.Hour),
+			failing(issued("due", status.Due, -20*time.Hour, 4*time.Hour), 1),
+			failing(issued("overdue", status.Overdue, -29*day, day), 5),
+			failing(issued("expired", status.Expired, -32*day, -119*time.Minute), 12),
+			young,
+			{
+				ID: "missing", Role: "other", State: status.Missing, NextWhy: "waiting for the first attempt of the EST identity est-id",
+				Pending: true, Problems: []status.Problem{},
+			},
+			{
+				ID: "key-mismatch", Role: "other", State: status.KeyMismatch, NextTry: now, NextWhy: "the certificate or its key was damaged",
+				LastSuccess: in(-9 * day), LastIdentity: "password",
+				Problems: []status.Problem{{
+					Code: "broken", Text: "key.pem in /var/lib/certagent/certs/key-mismatch/gen-000007 is not the key of cert.pem",
+					Hint: "nothing by hand: it is being issued anew",
+				}},
+			},
+			dropped,
+			left,
+		},
+	}
+}
+
+// unread is what somebody sees who may not read the configuration, while no agent runs.
+func unread() status.Snapshot {
+	s := everything()
+	s.Config, s.Running, s.Problems = "", false, []status.Problem{}
+	s.Certificates = s.Certificates[:1]
+	s.Certificates[0].Role = ""
+	return s
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is not what it was (go test ./agent/status -update writes it anew); got:\n%s", file, got)
+	}
+}
+
+func table(t *testing.T, s status.Snapshot) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestFaces(t *testing.T) {
+	for name, s := range map[string]status.Snapshot{"everything": everything(), "unread": unread()} {
+		golden(t, name+".txt", []byte(table(t, s)))
+		var b bytes.Buffer
+		if err := s.WriteJSON(&b); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".json", b.Bytes())
+	}
+}
+
+// TestTableFits: no line has more than 80 columns.
+func TestTableFits(t *testing.T) {
+	for line := range strings.Lines(table(t, everything())) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	// What is to be copied stays in one piece, however long.
+	path := "/" + strings.Repeat("very-long/", 20)
+	s := status.Snapshot{Time: now, Problems: []status.Problem{{Code: "store", Text: "cannot read " + path}}}
+	if !strings.Contains(table(t, s), "\n  "+path+"\n") {
+		t.Error("a path was broken")
+	}
+}
+
+// TestTableIsSafe: text that came from a server cannot move the cursor, colour, ring, reverse or begin a line of its own.
+func TestTableIsSafe(t *testing.T) {
+	const evil = "no\x1b[2J\x1b]0;title\x07\r\u009b31m\u202efdp\u200b\x00\xff\ndevice-id  valid\tenough"
+	s := status.Snapshot{Time: now, Problems: []status.Problem{{Code: "est-rejected", Text: evil, Hint: evil}}, Certificates: []status.Certificate{
+		{ID: "a", State: status.Missing, NextWhy: evil, Problems: []status.Problem{{Code: "est-rejected", Text: evil, Hint: evil}}},
+	}}
+	got := table(t, s)
+	for _, r := range got {
+		if r != '\n' && status.Printable(string(r)) != string(r) {
+			t.Errorf("the table has %U", r)
+		}
+	}
+	if strings.Contains(got, "\ndevice-id") {
+		t.Errorf("a server wrote a line of its own:\n%s", got)
+	}
+	if want := "no?[2J?]0;title???31m?fdp??\ufffd device-id  valid enough"; status.Printable(evil) != want {
+		t.Errorf("Printable is %q, want %q", status.Printable(evil), want)
+	}
+	if plain := "Gerät \"<7>\" – 証明書"; status.Printable(plain) != plain {
+		t.Error("Printable changes what a person wrote")
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	notice := status.Problem{Code: "altered-by-ca", Notice: true}
+	problem := status.Problem{Code: "key-group"}
+	for _, tc := range []struct {
+		name         string
+		agent        []status.Problem
+		certificates string // states; one with + has a problem, one with ~ a notice
+		want         int
+	}{
+		{"nothing", nil, "", 0},
+		{"valid", nil, "valid", 0},
+		{"due is well", nil, "valid due", 0},
+		{"unmanaged is nobody's business", nil, "unmanaged+", 0},
+		{"a notice is no trouble", []status.Problem{notice}, "valid~", 0},
+		{"expired", nil, "expired", 3},
+		{"overdue", nil, "overdue", 4},
+		{"key mismatch", nil, "key-mismatch", 5},
+		{"not yet valid", nil, "not-yet-valid", 6},
+		{"missing", nil, "missing", 7},
+		{"degraded by its own problem", nil, "valid valid+", 8},
+		{"degraded by the agent's problem", []status.Problem{problem}, "valid", 8},
+		{"agent's problem without certificates", []status.Problem{problem}, "", 8},
+		{"expired before all", []status.Problem{problem}, "valid+ overdue not-yet-valid missing key-mismatch expired", 3},
+		{"then key mismatch", []status.Problem{problem}, "valid+ overdue not-yet-valid missing key-mismatch", 5},
+		{"then missing", []status.Problem{problem}, "valid+ overdue not-yet-valid missing", 7},
+		{"then not yet valid", []status.Problem{problem}, "valid+ overdue not-yet-valid", 6},
+		{"then overdue", []status.Problem{problem}, "valid+ overdue", 4},
+	} {
+		s := status.Snapshot{Problems: tc.agent}
+		for word := range strings.FieldsSeq(tc.certificates) {
+			c := status.Certificate{State: status.State(strings.TrimRight(word, "+~"))}
+			switch {
+			case strings.HasSuffix(word, "+"):
+				c.Problems = []status.Problem{problem}
+			case strings.HasSuffix(word, "~"):
+				c.Problems = []status.Problem{notice}
+			}
+			s.Certificates = append(s.Certificates, c)
+		}
+		if got := s.ExitCode(); got != tc.want {
+			t.Errorf("%s: exit code %d, want %d", tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestLine: what systemctl status shows says the worst, and never more than one line.
+func TestLine(t *testing.T) {
+	all := everything()
+	only := func(ids ...string) status.Snapshot {
+		s := all
+		s.Problems, s.Certificates = nil, nil
+		for _, c := range all.Certificates {
+			for _, id := range ids {
+				if c.ID == id {
+					s.Certificates = append(s.Certificates, c)
+				}
+			}
+		}
+		return s
+	}
+	forced := only("device-id")
+	forced.Certificates = append([]status.Certificate{}, forced.Certificates...)
+	forced.Certificates[0].Failures, forced.Certificates[0].LastClass = 1, "unauthorized"
+	degraded := only("device-id")
+	degraded.Certificates = append([]status.Certificate{}, degraded.Certificates...)
+	degraded.Certificates[0].Problems = []status.Problem{{Code: "key-group"}}
+	for _, tc := range []struct {
+		s    status.Snapshot
+		want string
+	}{
+		{status.Snapshot{}, "0 of 0 certificates valid"},
+		{only("device-id", "sixteen-letters-", "left-behind"), "2 of 2 certificates valid"},
+		{only("device-id", "due"), "2 of 2 certificates valid; due: due, unavailable, next try Nov 21 20:31:30"},
+		{only("due", "overdue"), "2 of 2 certificates valid; overdue: overdue, unavailable, next try Nov 21 20:31:30"},
+		{only("missing", "overdue", "key-mismatch"), "1 of 3 certificates valid; key-mismatch: key-mismatch, broken, next try Nov 21 20:30:00"},
+		{only("missing"), "0 of 1 certificates valid; missing: missing"},
+		{forced, "1 of 1 certificates valid; device-id: valid, unauthorized, next try Nov 22 10:42:00"},
+		{degraded, "1 of 1 certificates valid; device-id: valid, key-group, next try Nov 22 10:42:00"},
+		{all, "4 of 8 certificates valid; expired: expired, unavailable, next try Nov 21 20:31:30; config-invalid"},
+	} {
+		if got := tc.s.Line(); got != tc.want {
+			t.Errorf("got  %s\nwant %s", got, tc.want)
+		}
+	}
+}
+
+func TestUntil(t *testing.T) {
+	for _, tc := range []struct {
+		d    time.Duration
+		want string
+	}{
+		{0, "in 0 seconds"},
+		{time.Second, "in 1 second"},
+		{-119*time.Second - time.Millisecond, "119 seconds ago"},
+		{2 * time.Minute, "in 2 minutes"},
+		{-119 * time.Minute, "119 minutes ago"},
+		{47*time.Hour + 59*time.Minute, "in 47 hours"},
+		{3 * day, "in 3 days"},
+		{729 * day, "in 729 days"},
+		{20 * 365 * day, "in 20 years"},
+	} {
+		if got := status.Until(tc.d); got != tc.want {
+			t.Errorf("%v is %q, want %q", tc.d, got, tc.want)
+		}
+	}
+}
+
+// TestEveryFieldIsDocumented: the page names each field of the JSON form, and its schema.
+func TestEveryFieldIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(page), "\n## JSON\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	if !ok || !strings.Contains(section, fmt.Sprintf("`schema` is %d", status.Schema)) {
+		t.Fatal("docs/operations.md has no section JSON with the schema")
+	}
+	for _, typ := range []reflect.Type{reflect.TypeFor[status.Snapshot](), reflect.TypeFor[status.Certificate](), reflect.TypeFor[status.Problem]()} {
+		for f := range typ.Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" || !strings.Contains(section, "`"+name+"`") {
+				t.Errorf("the field %q of %s is not in docs/operations.md", name, typ.Name())
+			}
+		}
+	}
+}
+
+// TestRoundTrip: what a machine reads is what was written.
+func TestRoundTrip(t *testing.T) {
+	var b bytes.Buffer
+	if err := everything().WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var back status.Snapshot
+	d := json.NewDecoder(&b)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&back); err != nil {
+		t.Fatal(err)
+	}
+	var again, first bytes.Buffer
+	if err := everything().WriteJSON(&first); err != nil {
+		t.Fatal(err)
+	}
+	if err := back.WriteJSON(&again); err != nil || again.String() != first.String() {
+		t.Errorf("the JSON form changes in a round trip: %v\n%s", err, again.String())
+	}
+}
