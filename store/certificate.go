@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"certagent/store/durable"
@@ -19,12 +20,13 @@ import (
 // ErrMissing says that a certificate has no live generation: no link, nothing behind it, or nothing to restore.
 var ErrMissing = errors.New("no live generation")
 
-// Certificate is what the store keeps of one certificate. All methods may be called from several goroutines, but those
-// that write (Restore, SavePending, DropPending, Commit, SaveRetry) from one at a time for each id.
+// Certificate is what the store keeps of one certificate. Its methods are safe for concurrent use: a keeper may repair and
+// write its retry state while an attempt commits.
 type Certificate struct {
 	store *Store
 	id    string
 	dir   string
+	write sync.Mutex // held by what moves the live link, generations or the pending request
 }
 
 // ID is the certificate's id.
@@ -126,6 +128,8 @@ func (c *Certificate) Restore() (*Generation, error) {
 	if c.store.readOnly {
 		return nil, errReadOnly
 	}
+	c.write.Lock()
+	defer c.write.Unlock()
 	ns, err := c.Generations()
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"certagent/store/durable"
 	"certagent/store/keys"
@@ -55,6 +56,8 @@ func (c *Certificate) commit(i Issue) (*Generation, error) {
 	case !keys.Equal(i.Pending.Key.Public(), i.Leaf.PublicKey):
 		return nil, errors.New("the certificate is for another key than the request's")
 	}
+	c.write.Lock()
+	defer c.write.Unlock()
 	if err := c.makeDir(); err != nil {
 		return nil, err
 	}
@@ -66,6 +69,9 @@ func (c *Certificate) commit(i Issue) (*Generation, error) {
 	if len(before) > 0 {
 		previous = before[len(before)-1]
 		n = previous + 1
+	}
+	if n > lastNumber {
+		return nil, fmt.Errorf("%s has the last number there is: move it away", c.genDir(previous))
 	}
 	if live, err := c.liveNumber(); err == nil && slices.Contains(before, live) {
 		previous = live
@@ -102,12 +108,15 @@ func (c *Certificate) build(i Issue, n int) (*Generation, error) {
 		return nil, err
 	}
 	g.Dir = c.genDir(n)
-	return g, c.sync()
+	return g, nil
 }
 
-// makeLive is the commit point. Something at the link's place that is no link (a backup that was copied with its links
-// followed, for example) is set aside and kept.
+// makeLive is the commit point; the generation's own name is durable before it. Something at the link's place that is no
+// link (a backup that was copied with its links followed, for example) is set aside and kept.
 func (c *Certificate) makeLive(n int) error {
+	if err := c.sync(); err != nil {
+		return err
+	}
 	fsys := c.store.fs
 	if info, err := fsys.Lstat(c.liveLink()); err == nil && info.Mode().Type() != fs.ModeSymlink {
 		if err := fsys.Rename(c.liveLink(), filepath.Join(c.dir, "displaced-"+rand.Text())); err != nil {
@@ -117,7 +126,7 @@ func (c *Certificate) makeLive(n int) error {
 	return durable.Link(fsys, genName(n), c.liveLink(), c.store.perm(0o777))
 }
 
-// tidy drops the pending request, generations older than previous, and temporary names.
+// tidy drops the pending request and generations older than previous.
 func (c *Certificate) tidy(previous int) error {
 	errs := []error{c.dropPending()}
 	live, err := c.liveNumber() // read again, so that whatever happened, the one in use stays
@@ -131,16 +140,27 @@ func (c *Certificate) tidy(previous int) error {
 			errs = append(errs, c.removeGeneration(n))
 		}
 	}
-	return errors.Join(append(errs, sweepTemps(c.store.fs, c.dir))...)
+	return errors.Join(errs...)
 }
 
 // removeGeneration takes the name away first: what is called a generation is one in full.
 func (c *Certificate) removeGeneration(n int) error {
-	gone := durable.TempName(c.genDir(n))
-	if err := c.store.fs.Rename(c.genDir(n), gone); err != nil {
+	gone, err := c.rename(c.genDir(n))
+	if err != nil {
 		return err
 	}
 	return c.remove(gone)
+}
+
+// rename gives something that is to be removed a temporary name, and says which. On overlayfs a directory of the image
+// below cannot be renamed (EXDEV); it keeps its name, and is removed under it.
+func (c *Certificate) rename(path string) (string, error) {
+	gone := durable.TempName(path)
+	err := c.store.fs.Rename(path, gone)
+	if errors.Is(err, syscall.EXDEV) {
+		return path, nil
+	}
+	return gone, err
 }
 
 // settle finishes what a crash interrupted; see the package comment for the states.
@@ -156,7 +176,8 @@ func (c *Certificate) settle() error {
 	case err != nil:
 		errs = append(errs, err)
 	case p != nil:
-		errs = append(errs, c.settlePending(p))
+		// It may have got its name just before the crash; it is sent again as it is.
+		errs = append(errs, c.sync(), c.settlePending(p))
 	}
 	return errors.Join(errs...)
 }

@@ -200,6 +200,43 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 	return at != ""
 }
 
+// What was said to have failed is written again, even if the same is read back: only the sync may have been missing, and
+// the second answer must be true. That goes for the request above all, which is sent after it.
+func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
+	k := generate(t)
+	r := request(t, k)
+	r.ID = "one"
+	for name, save := range map[string]func(s *store.Store, c *store.Certificate) error{
+		"pending request": func(_ *store.Store, c *store.Certificate) error { _, err := c.SavePending(k, r); return err },
+		"retry state":     func(_ *store.Store, c *store.Certificate) error { return c.SaveRetry(store.Retry{Reissue: "forced"}) },
+		"last good":       func(s *store.Store, _ *store.Certificate) error { return s.SaveLastGood([]byte("x")) },
+		"clock":           func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n, fired := 1, "yes"; fired != ""; n++ {
+				dir := filepath.Join(t.TempDir(), "state")
+				must(t, open(t, dir).Close())
+				fsys := durabletest.New(durable.OS{Root: dir}, n, durabletest.Fail)
+				s, err := store.Open(dir, store.Options{FS: fsys})
+				if err != nil {
+					continue
+				}
+				c, err := s.Certificate("mqtt")
+				must(t, err)
+				err = save(s, c)
+				for err != nil {
+					err = save(s, c)
+				}
+				dirty := slices.DeleteFunc(fsys.Dirty(), func(p string) bool { return filepath.Base(p) == "lock" })
+				if fired = fsys.Fired(); len(dirty) > 0 && strings.Contains(fired, "fsync") {
+					t.Errorf("after %s failed and a second try went well, these are not synced: %v", fired, dirty)
+				}
+				s.Close() // which may be the call that fails
+			}
+		})
+	}
+}
+
 // noSync saves the time of syncs: what one does cannot be seen without cutting the power. That they are made, and when,
 // is what durabletest watches.
 type noSync struct{ durable.FS }

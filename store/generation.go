@@ -192,10 +192,13 @@ func (s *Store) saveKey(dir string, i Issue, meta *Meta) error {
 
 func genName(n int) string { return fmt.Sprintf("gen-%06d", n) }
 
+// lastNumber is the highest of a generation. It fits into an int everywhere, and no device lives to see it.
+const lastNumber = 999_999_999
+
 // genNumber is the number of a generation's directory, 0 if the name is none.
 func genNumber(name string) int {
 	digits, ok := strings.CutPrefix(name, "gen-")
-	if !ok || len(digits) > 9 { // 9 digits: the number after it still fits everywhere
+	if !ok || len(digits) > len("999999999") {
 		return 0
 	}
 	n, err := strconv.Atoi(digits)

@@ -19,11 +19,18 @@ import (
 	"certagent/store/keys"
 )
 
-// TestMain lets the test binary be a second agent: with this variable it opens that state directory, says so, and holds
-// it until its standard input ends.
-const holdVariable = "CERTAGENT_TEST_HOLD"
+// TestMain lets the test binary be a second agent. With the first variable it opens that state directory, says so, and
+// holds it until its standard input ends; with the second it renews in it until it is killed.
+const (
+	holdVariable  = "CERTAGENT_TEST_HOLD"
+	renewVariable = "CERTAGENT_TEST_RENEW"
+)
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(renewVariable); dir != "" {
+		fmt.Println(renewForEver(dir))
+		os.Exit(1)
+	}
 	if dir := os.Getenv(holdVariable); dir != "" {
 		s, err := store.Open(dir, store.Options{})
 		fmt.Println(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"certagent/store/durable"
@@ -161,8 +162,13 @@ func (c *Certificate) savePending(k keys.Key, r *Pending) error {
 	if err != nil {
 		return err
 	}
+	c.write.Lock()
+	defer c.write.Unlock()
 	old, err := c.readPending()
 	if err == nil && old != nil && keys.Equal(k.Public(), old.Key.Public()) {
+		if err := c.sync(); err != nil { // it may have got its name just before a crash, or a failed sync
+			return err
+		}
 		return c.store.saveIfChanged(filepath.Join(c.pendingDir(), requestFile), data, 0o600)
 	}
 	if err := c.makeDir(); err != nil {
@@ -190,7 +196,7 @@ func (c *Certificate) savePending(k keys.Key, r *Pending) error {
 	return nil
 }
 
-// install gives stage the name pending, durably. What had it has stage's name then, or another temporary one.
+// install gives stage the name pending, durably. What had it has stage's name then, or is gone.
 func (c *Certificate) install(stage string) error {
 	fsys := c.store.fs
 	_, err := fsys.Lstat(c.pendingDir())
@@ -199,8 +205,8 @@ func (c *Certificate) install(stage string) error {
 		err = fsys.Rename(stage, c.pendingDir())
 	case err == nil:
 		err = fsys.Exchange(stage, c.pendingDir())
-		if errors.Is(err, errors.ErrUnsupported) {
-			if err = fsys.Rename(c.pendingDir(), durable.TempName(stage)); err == nil {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EXDEV) {
+			if err = c.dropPending(); err == nil {
 				err = fsys.Rename(stage, c.pendingDir())
 			}
 		}
@@ -216,6 +222,8 @@ func (c *Certificate) DropPending() error {
 	if c.store.readOnly {
 		return errReadOnly
 	}
+	c.write.Lock()
+	defer c.write.Unlock()
 	if err := c.dropPending(); err != nil {
 		return fmt.Errorf("drop pending request of %s: %w", c.id, err)
 	}
@@ -223,8 +231,7 @@ func (c *Certificate) DropPending() error {
 }
 
 func (c *Certificate) dropPending() error {
-	gone := durable.TempName(c.pendingDir())
-	err := c.store.fs.Rename(c.pendingDir(), gone)
+	gone, err := c.rename(c.pendingDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

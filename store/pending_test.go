@@ -169,19 +169,47 @@ type noExchange struct{ durable.FS }
 
 func (noExchange) Exchange(string, string) error { return syscall.ENOTSUP }
 
-func TestReplacingWithoutExchange(t *testing.T) {
-	s, err := store.Open(filepath.Join(t.TempDir(), "state"), store.Options{FS: noExchange{durable.OS{}}})
-	must(t, err)
-	c := certificate(t, s, "mqtt")
-	for range 2 {
-		k := generate(t)
-		p, err := c.SavePending(k, request(t, k))
-		must(t, err)
-		if got, err := c.Pending(); err != nil || !samePending(got, p) {
-			t.Errorf("%+v, %v", got, err)
-		}
+// overlay is a file system like overlayfs, as read-only images have it: directories of the image cannot be renamed. Here
+// they are those that have been synced, as what is being made has a temporary name.
+type overlay struct{ durable.FS }
+
+func (overlay) Exchange(string, string) error { return syscall.EXDEV }
+
+func (o overlay) Rename(from, to string) error {
+	if info, err := o.Lstat(from); err == nil && info.IsDir() && !durable.IsTemp(filepath.Base(from)) {
+		return syscall.EXDEV
 	}
-	must(t, s.Close())
-	open(t, s.Dir())
-	noTemps(t, c)
+	return o.FS.Rename(from, to)
+}
+
+func TestFileSystemsThatCannotExchangeNames(t *testing.T) {
+	for name, fsys := range map[string]durable.FS{
+		"no exchange": noExchange{durable.OS{}}, "overlay": overlay{durable.OS{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := store.Open(filepath.Join(t.TempDir(), "state"), store.Options{FS: fsys})
+			must(t, err)
+			c, a := certificate(t, s, "mqtt"), newCA(t)
+			for range 3 {
+				for range 2 { // the second takes the place of the first
+					k := generate(t)
+					p, err := c.SavePending(k, request(t, k))
+					must(t, err)
+					if got, err := c.Pending(); err != nil || !samePending(got, p) {
+						t.Errorf("%+v, %v", got, err)
+					}
+				}
+				a.renew(t, c, generate(t))
+			}
+			if ns, err := c.Generations(); err != nil || !slices.Equal(ns, []int{2, 3}) {
+				t.Errorf("generations %v, %v", ns, err)
+			}
+			if _, err := os.Lstat(filepath.Join(c.Dir(), "pending")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the finished request: %v", err)
+			}
+			must(t, s.Close())
+			open(t, s.Dir())
+			noTemps(t, c)
+		})
+	}
 }

@@ -10,20 +10,19 @@ import (
 	"certagent/store/durable"
 )
 
-// ensureDir makes dir where it is missing, and checks that nobody but root, the process's user (euid) and the
-// directory's owner can put something else in its place. It gives the path with links resolved and what was found
-// there.
+// ensureDir makes dir where it is missing, and checks that it is not in a place where everybody could have put it (walk),
+// nor a stranger's to a process of user euid. It gives the path with links resolved and what was found there.
 func ensureDir(fsys durable.FS, dir string, p durable.Perm, euid int) (string, fs.FileInfo, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", nil, err
 	}
-	real, info, err := walk(fsys, dir)
+	real, info, err := walk(fsys, dir, euid)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := durable.MkdirAll(fsys, real, p); err != nil {
 			return "", nil, err
 		}
-		real, info, err = walk(fsys, dir)
+		real, info, err = walk(fsys, dir, euid)
 	}
 	if err != nil {
 		return "", nil, err
@@ -44,9 +43,10 @@ func mayOwn(uid, euid int) bool { return uid == 0 || uid == euid || euid == 0 }
 func everybodyWrites(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
 
 // walk follows dir as the kernel would, one name after the other, and refuses a step that anybody could have prepared:
-// any name in a directory that everybody may write, unless the sticky bit protects it; and a link even then. A name
-// that is not there is fs.ErrNotExist, with the path as far as links are resolved.
-func walk(fsys durable.FS, dir string) (string, fs.FileInfo, error) {
+// any name in a directory that everybody may write, unless the sticky bit protects it; and even then a link, and a
+// directory that belongs to neither root nor euid. A name that is not there is fs.ErrNotExist, with the path as far as
+// links are resolved.
+func walk(fsys durable.FS, dir string, euid int) (string, fs.FileInfo, error) {
 	at, todo := "/", strings.Split(dir, "/")
 	info, err := fsys.Lstat(at)
 	if err != nil {
@@ -89,6 +89,10 @@ func walk(fsys durable.FS, dir string) (string, fs.FileInfo, error) {
 		case !there.IsDir():
 			return "", nil, &durable.KindError{Path: next, Mode: there.Mode(), Want: "a directory"}
 		default:
+			if uid, _ := durable.Owner(there); open && uid != 0 && uid != euid {
+				return "", nil, fmt.Errorf("%w: %s belongs to user %d and lies in a directory that everybody may write",
+					ErrUnsafe, next, uid)
+			}
 			at, info = next, there
 		}
 	}

@@ -115,6 +115,26 @@ func TestWhoseDirectoryItMayBe(t *testing.T) {
 	}
 }
 
+// In /tmp a stranger may have made the directory first, to have the keys; even root does not work for him there.
+func TestAStrangersDirectoryInASharedPlace(t *testing.T) {
+	base, err := filepath.EvalSymlinks(t.TempDir())
+	do(t, err)
+	do(t, os.Mkdir(base+"/tmp", 0o700), os.Chmod(base+"/tmp", 0o777|fs.ModeSticky), os.Mkdir(base+"/tmp/state", 0o755))
+	for _, dir := range []string{"/tmp/state", "/tmp/state/new/one"} {
+		for euid, want := range map[int]bool{0: false, 4712: false, 4711: true} {
+			fsys := &ofSomebody{OS: durable.OS{}, uid: 4711, given: map[uint64]int{}}
+			s, err := open(base+dir, Options{FS: fsys}, euid)
+			if err == nil {
+				err = s.Close()
+			}
+			if (err == nil) != want || err != nil && !errors.Is(err, ErrUnsafe) {
+				t.Errorf("user %d in %s: %v", euid, dir, err)
+			}
+		}
+		do(t, os.RemoveAll(base+"/tmp/state/new"))
+	}
+}
+
 // ofSomebody is a file system whose directories called "state" belong to uid, and which writes down what is given to
 // whom instead of giving it.
 type ofSomebody struct {

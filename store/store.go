@@ -57,7 +57,7 @@ type Options struct {
 	MachineID string        // recorded with each generation, so that a cloned disk is noticed; may be empty
 }
 
-// Store is an open state directory. Its methods are safe for concurrent use; for those of a [Certificate] see there.
+// Store is an open state directory. Its methods are safe for concurrent use.
 type Store struct {
 	dir       string
 	fs        durable.FS
@@ -69,6 +69,9 @@ type Store struct {
 
 	mu   sync.Mutex    // guards lock
 	lock *durable.Lock // nil in a View and after Close
+
+	known    sync.Map // *Certificate by id, so that all who write one wait for each other
+	unsynced sync.Map // bool by path: whether the last write failed, so that what is read back may not be durable
 }
 
 // Open opens the state directory dir, making it (0755) where it is missing, takes its lock and settles what a crash
@@ -76,8 +79,8 @@ type Store struct {
 // does not keep the store from opening. The error is ErrLocked when another agent holds the directory.
 //
 // A directory that others could take over is ErrUnsafe: one that everybody may write, that belongs to somebody else but
-// root, or that is reached through a link in a place where everybody may write. A sticky directory such as /tmp is fine
-// as a place. When root opens a directory that belongs to another user, that user owns what is written.
+// root, or that is reached through a link or somebody else's directory in a place where everybody may write. A sticky
+// directory such as /tmp is fine as a place. When root opens a directory that belongs to another user, that user owns what is written.
 func Open(dir string, o Options) (*Store, error) {
 	return open(dir, o, os.Geteuid())
 }
@@ -210,7 +213,13 @@ func (s *Store) mkdir(dir string) error {
 	if s.readOnly {
 		return errReadOnly
 	}
-	return durable.MkdirAll(s.fs, dir, s.perm(0o755))
+	failed, _ := s.unsynced.Load(dir)
+	err := durable.MkdirAll(s.fs, dir, s.perm(0o755))
+	if err == nil && failed == true { // it is there, perhaps not for good
+		err = durable.SyncDir(s.fs, filepath.Dir(dir))
+	}
+	s.unsynced.Store(dir, err != nil)
+	return err
 }
 
 func (s *Store) certsDir() string { return filepath.Join(s.dir, "certs") }
@@ -240,13 +249,14 @@ func (s *Store) IDs() ([]string, error) {
 	return ids, nil
 }
 
-// Certificate is the certificate called id, whether there is anything of it on disk or not; nothing is made. An error
-// means that the id is not one: 1 to 64 letters, digits, '-', '_' and '.', not beginning with a dot.
+// Certificate is the certificate called id, always the same value, whether there is anything of it on disk or not; nothing
+// is made. An error means that the id is not one: 1 to 64 letters, digits, '-', '_' and '.', not beginning with a dot.
 func (s *Store) Certificate(id string) (*Certificate, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	return &Certificate{store: s, id: id, dir: filepath.Join(s.certsDir(), id)}, nil
+	c, _ := s.known.LoadOrStore(id, &Certificate{store: s, id: id, dir: filepath.Join(s.certsDir(), id)})
+	return c.(*Certificate), nil
 }
 
 func checkID(id string) error {
@@ -269,6 +279,7 @@ func (s *Store) settle() {
 	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir()} {
 		_ = sweepTemps(s.fs, dir)
 	}
+	_ = durable.SyncDir(s.fs, s.certsDir()) // what was made just before a crash may be without its sync
 	ids, _ := s.IDs()
 	for _, id := range ids {
 		if c, err := s.Certificate(id); err == nil {
@@ -303,16 +314,18 @@ func existing(fsys durable.FS, dirs ...string) []string {
 	return found
 }
 
-// saveIfChanged writes a file unless it holds data, with that mode, already.
+// saveIfChanged writes a file unless it holds data, with that mode, already and durably.
 func (s *Store) saveIfChanged(path string, data []byte, mode fs.FileMode) error {
 	if s.readOnly {
 		return errReadOnly
 	}
 	old, info, err := durable.ReadFile(s.fs, path, maxFile)
-	if err == nil && bytes.Equal(old, data) && info.Mode() == mode {
+	if failed, _ := s.unsynced.Load(path); failed != true && err == nil && bytes.Equal(old, data) && info.Mode() == mode {
 		return nil
 	}
-	return durable.WriteFile(s.fs, path, data, s.perm(mode))
+	err = durable.WriteFile(s.fs, path, data, s.perm(mode))
+	s.unsynced.Store(path, err != nil)
+	return err
 }
 
 // maxFile bounds each file of the store in memory, in bytes. The largest are bundles of CA certificates.

@@ -123,6 +123,35 @@ func TestGenerationsFollowEachOther(t *testing.T) {
 	}
 }
 
+func TestNumbersGrowBeyondSixDigits(t *testing.T) {
+	s, c, a, _ := start(t)
+	must(t, os.Mkdir(filepath.Join(c.Dir(), "gen-999998"), 0o755))
+	for _, want := range []int{999_999, 1_000_000, 1_000_001} {
+		if g := a.renew(t, c, generate(t)); g.Number != want {
+			t.Errorf("generation %d, want %d", g.Number, want)
+		}
+	}
+	if ns, err := c.Generations(); err != nil || !slices.Equal(ns, []int{1_000_000, 1_000_001}) {
+		t.Errorf("generations %v, %v", ns, err)
+	}
+	// At the end of all numbers nothing is committed that could not be found again.
+	end := filepath.Join(c.Dir(), "gen-999999999")
+	must(t, os.Mkdir(end, 0o755))
+	k := generate(t)
+	p, err := c.SavePending(k, request(t, k))
+	must(t, err)
+	if _, err := c.Commit(a.issue(t, p)); err == nil || !strings.Contains(err.Error(), end) {
+		t.Errorf("committed after the last number: %v", err)
+	}
+	must(t, os.Remove(end), s.Close())
+	c = certificate(t, open(t, s.Dir()), "device-id")
+	if g, err := c.Live(); err != nil || g.Number != 1_000_001 {
+		t.Errorf("live: %+v, %v", g, err)
+	}
+	_, err = c.Commit(a.issue(t, p))
+	must(t, err)
+}
+
 func TestCommitRefusesACertificateForAnotherKey(t *testing.T) {
 	_, c, a, g := start(t)
 	k := generate(t)

@@ -35,7 +35,8 @@ func (e *LockedError) Error() string {
 }
 
 // Acquire takes the lock on path, making the file with p where there is none, and writes the process id into it for
-// people to see. It does not wait for a holder: a lock that is held is a [*LockedError].
+// people to see. It does not wait for a holder: a lock that is held is a [*LockedError]. What is no regular file is a
+// [*KindError].
 func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 	for {
 		if err := Create(fsys, path, nil, p); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -50,6 +51,13 @@ func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 			continue // removed between the two calls
 		}
 		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, cause(err))
+		}
+		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+			if err == nil {
+				err = &KindError{path, info.Mode(), "a regular file"}
+			}
+			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, cause(err))
 		}
 		l := &Lock{fsys: fsys, path: path, file: f}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -178,7 +179,7 @@ func privateForms(t *testing.T, data []byte) []string {
 			t.Fatal(err)
 		}
 		numbers = append(numbers, d)
-		forms = append(forms, key.D.String())
+		forms = append(forms, new(big.Int).SetBytes(d).String())
 	case *rsa.PrivateKey:
 		for _, n := range append(key.Primes, key.D) {
 			numbers = append(numbers, n.Bytes())
