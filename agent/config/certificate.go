@@ -116,7 +116,7 @@ func readCertificate(id string, role Role, p part, est estDefaults, prov Provisi
 		c.Auth = p.auth()
 	}
 	p.name(&c, prov)
-	p.request(&c)
+	p.request(&c, est)
 	if len(c.Subject) == 0 && c.SubjectFrom == "" && c.SANs.empty() && p.lacks("subject") && p.lacks("common_name") &&
 		p.lacks("common_name_from") && p.lacks("san") {
 		p.failTable("has no name to ask for", "add common_name, common_name_from, subject or san")
@@ -130,11 +130,11 @@ func readCertificate(id string, role Role, p part, est estDefaults, prov Provisi
 }
 
 // request reads what every kind of certificate has: what is asked for beside the name, and what becomes of the answer.
-func (p part) request(c *Certificate) {
+func (p part) request(c *Certificate, est estDefaults) {
 	c.SANs = p.sans()
 	c.Usages = p.usages(c.CA)
 	c.Key = p.keyKind()
-	c.Timeout = p.duration("timeout", time.Minute, time.Second, time.Hour)
+	c.Timeout = p.duration("timeout", est.timeout, time.Second, time.Hour)
 	c.Group = p.account("group")
 	c.KeyMode = p.keyMode(c.Group)
 	c.Outputs = p.outputs()

@@ -133,7 +133,8 @@ type Certificate struct {
 	Trust     Trust
 	// ESTIdentity is the ID of the EST identity that logs in for this certificate; "" means there is none.
 	ESTIdentity string
-	// Timeout bounds one EST request from dialling to the last byte of the answer. Default one minute.
+	// Timeout bounds one EST request from dialling to the last byte of the answer. Default that of
+	// [cert_issuance.est], else one minute.
 	Timeout time.Duration
 
 	// Policy says when to renew. RotateKey makes a new key at each renewal.

@@ -9,7 +9,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata anew")
@@ -283,6 +285,58 @@ common_name = "http.example"
 func TestLoadTellsAMissingFile(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "config.toml"), Defaults{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want fs.ErrNotExist", err)
+	}
+}
+
+// Only a missing main file is fs.ErrNotExist: it is what "write one" answers to.
+func TestADropInThatLeadsNowhere(t *testing.T) {
+	dir := t.TempDir()
+	file, dropIn := filepath.Join(dir, "config.toml"), filepath.Join(dir, "config.d", "10-mqtt.toml")
+	if err := errors.Join(os.WriteFile(file, []byte(urls+mqtt), 0o600), os.Mkdir(filepath.Dir(dropIn), 0o700),
+		os.Symlink("nowhere", dropIn)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(file, Defaults{})
+	if err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dropIn) {
+		t.Errorf("got %v", err)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Dir(dropIn)), os.WriteFile(filepath.Dir(dropIn), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file, Defaults{}); err == nil || !strings.Contains(err.Error(), "config.d: not a directory") {
+		t.Errorf("config.d is a file: %v", err)
+	}
+}
+
+// A reload must come back, whatever stands in the file's place.
+func TestLoadDoesNotWaitForAWriter(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file, Defaults{}); err == nil {
+		t.Error("loaded from nobody")
+	}
+}
+
+// The time limit: the certificate's own, else that of [cert_issuance.est], else a minute. EST identities have it too.
+func TestTimeout(t *testing.T) {
+	const own = mqtt + "timeout = \"5s\"\n"
+	for _, c := range []struct {
+		doc                    string
+		identity, device, mqtt time.Duration
+	}{
+		{own, time.Minute, time.Minute, 5 * time.Second},
+		{own + "[cert_issuance.est]\ntimeout = \"2min\"\n", 2 * time.Minute, 2 * time.Minute, 5 * time.Second},
+		{own + "[cert_issuance.est]\ntimeout = \"2min\"\n[cert_issuance.certs.est-id]\ntimeout = \"7s\"\n",
+			7 * time.Second, 2 * time.Minute, 5 * time.Second},
+	} {
+		cfg := parse(t, globalBootstrap+identityRenewal+urls+device+c.doc)
+		for id, want := range map[string]time.Duration{"est-id": c.identity, "device-id": c.device, "mqtt": c.mqtt} {
+			if cert, ok := cfg.Certificate(id); !ok || cert.Timeout != want {
+				t.Errorf("%s: %s has %v, want %v", c.doc, id, cert.Timeout, want)
+			}
+		}
 	}
 }
 

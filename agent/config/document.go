@@ -97,12 +97,14 @@ type document struct {
 	above []string // the table that is open
 	whole bool     // the end was reached
 	errs  Errors
+
+	counted, column int // the offset that place was last asked for, and its column
 }
 
 // parseTOML reads one file. whole is false if a mistake ended the reading; then root is what stands in front of it.
 func parseTOML(file string, text []byte) (root *node, whole bool, errs Errors) {
 	text = slices.Clip(bytes.TrimPrefix(text, []byte("\ufeff")))
-	d := &document{file: file, text: text, lines: []int{0}}
+	d := &document{file: file, text: text, lines: []int{0}, column: 1}
 	for i, c := range text {
 		if c == '\n' {
 			d.lines = append(d.lines, i+1)
@@ -116,11 +118,17 @@ func parseTOML(file string, text []byte) (root *node, whole bool, errs Errors) {
 	return root, d.whole, d.errs
 }
 
-// place turns an offset into a place; columns count characters.
+// place turns an offset into a place; columns count characters. On a line of a megabyte it goes on counting where the
+// last call ended: else a long list would take minutes.
 func (d *document) place(offset int) Place {
 	offset = max(0, min(offset, len(d.text)))
 	line := sort.Search(len(d.lines), func(i int) bool { return d.lines[i] > offset }) - 1
-	return Place{d.file, line + 1, utf8.RuneCount(d.text[d.lines[line]:offset]) + 1}
+	from, column := d.lines[line], 1
+	if from <= d.counted && d.counted <= offset {
+		from, column = d.counted, d.column
+	}
+	d.counted, d.column = offset, column+utf8.RuneCount(d.text[from:offset])
+	return Place{d.file, line + 1, d.column}
 }
 
 func (d *document) read(root *node) {
@@ -129,23 +137,22 @@ func (d *document) read(root *node) {
 	here, again := root, false
 	for p.NextExpression() {
 		e := p.Expression()
-		names, places, _ := d.names(e.Key())
-		if len(names) > maxDepth {
-			d.fail(places[0], names[:1], "is nested too deeply", "")
+		if e.Kind == unstable.KeyValue {
+			d.keyValue(here, e, again)
 			continue
 		}
-		switch e.Kind {
-		case unstable.Table:
-			d.above = nil
+		d.above = nil
+		names, places, _ := d.names(e.Key())
+		switch {
+		case len(names) > maxDepth:
+			d.fail(places[0], names[:1], "is nested too deeply", "")
+			names, here = names[:1], newTable(places[0]) // for what stands in it
+		case e.Kind == unstable.Table:
 			here, again = d.header(root, names, places)
-			d.above = names
-		case unstable.ArrayTable:
-			d.above = nil
+		default:
 			here, again = d.row(root, names, places), false
-			d.above = names
-		case unstable.KeyValue:
-			d.keyValue(here, e, again)
 		}
+		d.above = names
 	}
 	if err := p.Error(); err != nil {
 		d.syntax(err)
@@ -236,6 +243,10 @@ func (d *document) row(root *node, names []string, places []Place) *node {
 // over in silence.
 func (d *document) keyValue(here *node, e *unstable.Node, again bool) {
 	names, places, end := d.names(e.Key())
+	if len(d.above)+len(names) > maxDepth {
+		d.fail(places[0], names[:1], "is nested too deeply", "")
+		return
+	}
 	last := len(names) - 1
 	above := d.above
 	d.above = append(slices.Clone(above), names...)

@@ -3,6 +3,7 @@ package config
 import (
 	"net/url"
 	"strings"
+	"time"
 )
 
 // estDefaults are what [cert_issuance.est] says for all certificates.
@@ -13,12 +14,14 @@ type estDefaults struct {
 	identity       schedule            // identity_auto_renew
 	renewsIdentity bool                // the table is there
 	urls           map[string]*url.URL // by certificate id, and "default"
+	timeout        time.Duration
 }
 
 // readEST reads [cert_issuance.est].
 func readEST(p part) estDefaults {
 	d := estDefaults{at: p, urls: map[string]*url.URL{}}
 	d.trust = p.trust()
+	d.timeout = p.duration("timeout", time.Minute, time.Second, time.Hour)
 	d.auth = p.sub("auth").auth()
 	renewal := p.sub("identity_auto_renew")
 	d.identity, d.renewsIdentity = renewal.schedule(), renewal.there()

@@ -85,7 +85,7 @@ func readIdentity(id string, p part, est estDefaults, served, named Certificate)
 	if len(c.Subject) == 0 && c.SubjectFrom == "" {
 		c.Subject, c.SubjectFrom = named.Subject, named.SubjectFrom
 	}
-	p.request(&c)
+	p.request(&c, est)
 	if len(c.Subject) == 0 && c.SubjectFrom == "" && c.SANs.empty() {
 		est.at.sub("identity_auto_renew").failTable(
 			"the EST identity "+id+" has no name to ask for: "+named.ID+" has none but in san",

@@ -107,7 +107,7 @@ func allKeys() key {
 			table("edge_ca", join(certificateKeys(),
 				others("cert", "pk", "auto_generated_edge_ca_expiry_days"))...).as("certificate"),
 			table("cert_issuance", append([]key{estKeys(),
-				own(table("certs", table("<id>", certificateKeys()...).as("certificate"))),
+				own(certsKey()),
 			}, append(others("local_ca"), wrong("this is the shape of aziot-certd's own file; "+
 				"write [cert_issuance.certs.<id>]", "<id>")...)...)...),
 		},
@@ -123,6 +123,14 @@ func allKeys() key {
 		wrong("this is a key of aziot-certd's or another daemon's own file; certagent reads the shape of "+
 			"/etc/aziot/config.toml", "homedir_path", "max_requests", "principal"),
 	)...)
+}
+
+// certsKey is the table of all other certificates, by id.
+func certsKey() key {
+	certs := table("certs", table("<id>", certificateKeys()...).as("certificate"))
+	certs.advice = "write [cert_issuance.certs.<id>] for each certificate"
+	certs.under[0].advice = certs.advice
+	return certs
 }
 
 func provisioningKeys() key {
@@ -160,6 +168,7 @@ func estKeys() key {
 		list("trusted_certs", `["file:///etc/certagent/trust/est-ca.pem"]`),
 		own(boolean("system_roots")),
 		own(text("bootstrap_fingerprint", "9f86d081884c7d65…")),
+		own(text("timeout", "60s")),
 		table("auth", authKeys()...).as("auth"),
 		table("identity_auto_renew", renewKeys()...).as("auto_renew"),
 		table("urls", text("<id>", "https://est.example/.well-known/est")),

@@ -126,8 +126,8 @@ func TestReferenceIsComplete(t *testing.T) {
 	if !whole || errs != nil {
 		t.Fatalf("uncommented it does not load: %v", errs)
 	}
-	r := &reading{meant: map[string]bool{}}
-	r.check(root, allKeys(), nil)
+	r := newReading()
+	r.check(root, r.keys, nil)
 	if len(r.errs)+len(r.passed) > 0 {
 		t.Errorf("uncommented: %v, passed over %v", r.errs, r.passed)
 	}

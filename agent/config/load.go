@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Defaults are the directories that hold where the configuration names none: what systemd hands over in
@@ -30,7 +31,10 @@ func Load(file string, d Defaults) (*Config, error) {
 	}
 	docs := make([][]byte, len(files))
 	for i, f := range files {
-		if docs[i], err = readFile(f); err != nil {
+		switch docs[i], err = readFile(f); {
+		case err != nil && i > 0:
+			return nil, dropIn(err)
+		case err != nil:
 			return nil, err
 		}
 	}
@@ -70,7 +74,7 @@ func filesOf(file string) ([]string, error) {
 		f := filepath.Join(dir, e.Name())
 		info, err := os.Stat(f)
 		if err != nil {
-			return nil, fmt.Errorf("look at drop-in: %w", err)
+			return nil, dropIn(err)
 		}
 		if info.Mode().IsRegular() {
 			files = append(files, f)
@@ -79,8 +83,18 @@ func filesOf(file string) ([]string, error) {
 	return files, nil
 }
 
+// dropIn is the error of a drop-in. fs.ErrNotExist is for the main file alone: a link that leads nowhere is not told as a
+// configuration that nobody has written.
+func dropIn(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read drop-in: %v", err)
+	}
+	return fmt.Errorf("read drop-in: %w", err)
+}
+
+// readFile does not wait for the other end of a FIFO: a reload must come back.
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
@@ -97,7 +111,7 @@ func readFile(name string) ([]byte, error) {
 
 // build makes a Config of documents, in the order in which they are merged.
 func build(files []string, docs [][]byte, d Defaults) (*Config, error) {
-	r := &reading{meant: map[string]bool{}}
+	r := newReading()
 	root := newTable(Place{File: files[0]})
 	all := true
 	for i, file := range files {
@@ -109,7 +123,7 @@ func build(files []string, docs [][]byte, d Defaults) (*Config, error) {
 	if !all { // what a broken document seems to lack may stand behind the fault
 		return nil, r.sorted(files)
 	}
-	r.check(root, allKeys(), nil)
+	r.check(root, r.keys, nil)
 	c := &Config{File: files[0], Files: files}
 	c.read(part{r: r, n: root}, d)
 	if len(r.errs) > 0 {

@@ -36,7 +36,7 @@ func (p Place) String() string {
 }
 
 func sentence(p Place, key, value, text, hint string) string {
-	parts := slices.DeleteFunc([]string{p.String(), key, value, text}, func(s string) bool { return s == "" })
+	parts := slices.DeleteFunc([]string{p.String(), cut(key, maxShownKey), value, text}, func(s string) bool { return s == "" })
 	s := strings.Join(parts, ": ")
 	if hint != "" {
 		s += "; " + hint
@@ -53,8 +53,11 @@ func comparePlaces(files []string, a, b Place) int {
 	)
 }
 
-// maxShown is how many characters of a value a message repeats.
-const maxShown = 100
+// How many characters of a value and of a key a message repeats. No key that certagent knows is longer.
+const (
+	maxShown    = 100
+	maxShownKey = 200
+)
 
 // shown is a value as a message may repeat it: what stands in front of an @ in a URL and the PIN of a PKCS#11 URI are
 // taken out, and it is bounded. Values of secret keys never get here.
@@ -63,22 +66,31 @@ func shown(n *node) string {
 		if n.kind&kindScalar == 0 {
 			return ""
 		}
-		return cut(n.text)
+		return cut(n.text, maxShown)
 	}
-	return strconv.Quote(cut(withoutSecrets(n.text)))
+	return strconv.Quote(cut(withoutSecrets(n.text), maxShown))
 }
 
-func cut(s string) string {
-	if utf8.RuneCountInString(s) <= maxShown {
+func cut(s string, most int) string {
+	if utf8.RuneCountInString(s) <= most {
 		return s
 	}
-	return string([]rune(s)[:maxShown]) + "…"
+	return string([]rune(s)[:most]) + "…"
 }
 
-// withoutSecrets takes the user information out of a URL and the PIN out of a PKCS#11 URI (RFC 7512 section 2.4).
+// withoutSecrets takes the user information and the query out of what may be meant as a URL, and the PIN out of a PKCS#11
+// URI (RFC 7512 section 2.4).
 func withoutSecrets(s string) string {
-	if i, j := strings.Index(s, "://"), strings.LastIndexByte(s, '@'); i >= 0 && j > i {
-		s = s[:i+3] + redacted + s[j:]
+	start := 0
+	if i := strings.Index(s, "://"); i >= 0 {
+		start = i + 3
+	}
+	user := strings.LastIndexByte(s, '@')
+	if user > start && (start > 0 || strings.Contains(s[:user], ":")) && !strings.HasPrefix(s, "email:") {
+		s = s[:start] + redacted + s[user:]
+	}
+	if query := strings.IndexByte(s, '?'); start > 0 && query > start {
+		s = s[:query+1] + redacted
 	}
 	return withoutPIN(s)
 }

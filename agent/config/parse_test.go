@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,6 +80,64 @@ func TestPlaces(t *testing.T) {
 	_, err = Parse("f", []byte("log = { level = \"üü\", format = 5 }\n"), Defaults{})
 	if err == nil || !strings.Contains(err.Error(), "f:1:32: log.format: 5:") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A place does not depend on which one was asked for before.
+func TestPlacesInAnyOrder(t *testing.T) {
+	text := []byte("é = 1\n# ü ö\n\nlong = [1, \"ß\", 3] # ä\nend")
+	lines := strings.SplitAfter(string(text), "\n")
+	want, offset := map[int]Place{}, 0
+	for i, line := range lines {
+		column := 0
+		for j := range line {
+			column++
+			want[offset+j] = Place{"f", i + 1, column}
+		}
+		offset += len(line)
+	}
+	d := &document{file: "f", text: text, column: 1}
+	for i := range text {
+		if i == 0 || text[i-1] == '\n' {
+			d.lines = append(d.lines, i)
+		}
+	}
+	for before := range want {
+		for at, place := range want {
+			d.place(before)
+			if got := d.place(at); got != place {
+				t.Fatalf("after %d, offset %d is at %v, want %v", before, at, got, place)
+			}
+		}
+	}
+}
+
+// As much as a file may hold, in the worst forms: it is read in a moment (with a cost that grew with the square it would
+// be minutes), and no message is long.
+func TestAMegabyteOfNonsense(t *testing.T) {
+	const n = maxSize / 8
+	for name, doc := range map[string]string{
+		"one long name":         strings.Repeat("k", 8*n-4) + " = 1",
+		"one long dotted name":  strings.Repeat("k.", 4*n-4) + "k = 1",
+		"the same in a table":   "x = { " + strings.Repeat("k.", 4*n-8) + "k = 1 }",
+		"one long list":         urls + mqtt + "usage = [" + strings.Repeat(`"", `, 2*n-64) + "]",
+		"open brackets":         "x = " + strings.Repeat("[", 8*n-8),
+		"nested lists":          "x = " + strings.Repeat("[", 4*n-8) + strings.Repeat("]", 4*n-8),
+		"one long line of text": urls + mqtt + "key = \"" + strings.Repeat("ü", 4*n-128) + "\"",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Parse("f", []byte(doc), Defaults{})
+			mistakes, _ := errors.AsType[Errors](err)
+			if len(mistakes) == 0 {
+				t.Fatalf("got %v, want mistakes", err)
+			}
+			for _, m := range mistakes {
+				if len(m.Error()) > 1000 {
+					t.Fatalf("a message of %d bytes: %.300s…", len(m.Error()), m.Error())
+				}
+			}
+		})
 	}
 }
 

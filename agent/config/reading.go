@@ -10,8 +10,12 @@ type reading struct {
 	errs   Errors
 	warns  []Warning
 	passed []passed
-	meant  map[string]bool // keys that a misspelt one seems to mean: not reported as missing
+	meant  map[string]bool     // keys that a misspelt one seems to mean: not reported as missing
+	keys   key                 // all of them
+	homes  map[string][]string // by name, the tables that have such a key; made when it is asked for
 }
+
+func newReading() *reading { return &reading{meant: map[string]bool{}, keys: allKeys()} }
 
 // passed is a key that is not certagent's business.
 type passed struct {
@@ -84,7 +88,7 @@ func (r *reading) unknown(v *node, path []string, in key) {
 	if near := nearest(name, namesOf(in.under)); near != "" {
 		e.Hint = "did you mean " + near + "?"
 		r.meant[dotted(append(slices.Clone(path[:len(path)-1]), near))] = true
-	} else if homes := homesOf(name, allKeys(), nil); len(homes) > 0 {
+	} else if homes := r.homesOf(name); len(homes) > 0 {
 		e.Hint = "it belongs " + strings.Join(homes, ", or ")
 	}
 	r.errs = append(r.errs, e)
@@ -101,7 +105,17 @@ func namesOf(keys []key) []string {
 }
 
 // homesOf are the tables that have a key of this name, with those that share a description named once.
-func homesOf(name string, in key, path []string) (homes []string) {
+func (r *reading) homesOf(name string) []string {
+	if r.homes == nil {
+		r.homes = map[string][]string{}
+		r.findHomes(r.keys, nil)
+	}
+	homes := r.homes[name]
+	slices.Sort(homes)
+	return slices.Compact(homes)
+}
+
+func (r *reading) findHomes(in key, path []string) {
 	for _, k := range in.under {
 		if k.use == refused {
 			continue
@@ -116,15 +130,11 @@ func homesOf(name string, in key, path []string) (homes []string) {
 		default:
 			at = []string{"…." + k.shared}
 		}
-		if k.name == name {
-			home := "in [" + strings.Join(path, ".") + "]"
-			if len(path) == 0 {
-				home = "at the top of the file, before the first table"
-			}
-			homes = append(homes, home)
+		home := "in [" + strings.Join(path, ".") + "]"
+		if len(path) == 0 {
+			home = "at the top of the file, before the first table"
 		}
-		homes = append(homes, homesOf(name, k, at)...)
+		r.homes[k.name] = append(r.homes[k.name], home)
+		r.findHomes(k, at)
 	}
-	slices.Sort(homes)
-	return slices.Compact(homes)
 }

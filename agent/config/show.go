@@ -72,6 +72,7 @@ func (c *Config) showEST(est *node) {
 	est.putList("trusted_certs", d.trust.Files)
 	est.putFlag("system_roots", d.trust.SystemRoots)
 	est.putIf("bootstrap_fingerprint", d.trust.Fingerprint)
+	est.put("timeout", shownTime(d.timeout))
 	if !sameAuth(d.auth, Auth{}) {
 		d.auth.show(est.in("auth"))
 	}

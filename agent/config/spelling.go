@@ -6,6 +6,9 @@ import "strings"
 func nearest(name string, names []string) string {
 	best, at := "", max(1, len(name)/3)+1
 	for _, n := range names {
+		if max(len(name)-len(n), len(n)-len(name)) >= at {
+			continue // a megabyte of a name is not compared letter by letter
+		}
 		if d := distance(strings.ToLower(name), n); d < at {
 			best, at = n, d
 		}
