@@ -20,7 +20,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"certagent/agent/config"
-	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
 	"certagent/store/durable"
@@ -88,9 +87,9 @@ type runningKeeper struct {
 
 // publishedView is what a keeper lets the others see.
 type publishedView struct {
-	status status.Certificate
-	live   *store.Generation
-	tried  bool
+	view  view // as of its last look; what it means is found out when somebody asks
+	live  *store.Generation
+	tried bool
 }
 
 // New checks o and reads the store; it starts nothing.
@@ -136,6 +135,7 @@ func New(o Options) (*Agent, error) {
 			return nil, err
 		}
 	}
+	a.dropVanished()
 	return a, nil
 }
 
@@ -148,7 +148,7 @@ func (a *Agent) add(c config.Certificate) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.keepers[c.ID] = k
-	a.views[c.ID] = publishedView{live: k.live, tried: k.tried}
+	a.views[c.ID] = publishedView{view: view{id: c.ID, cfg: &c, live: k.live, liveErr: k.liveErr, retry: k.retry}, live: k.live, tried: k.tried}
 	return nil
 }
 
@@ -171,6 +171,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.o.Notify(reloading())
 			err := a.reload(ctx)
 			a.o.Notify("READY=1")
+			send(a.changed, struct{}{})
 			if answer != nil {
 				answer <- err
 			}
@@ -204,9 +205,7 @@ func (a *Agent) startLocked(ctx context.Context, id string) {
 		for ctx.Err() == nil {
 			if crashed := guard(func() { k.loop(ctx) }); crashed != nil {
 				a.o.Log.Error().Str("certificate", id).Err(crashed).Msg("keeper crashed; it starts again in a minute")
-				a.published(k, status.Certificate{ID: id, Role: string(k.cfg.Role), State: status.Missing, Problems: []Problem{{
-					Code: "internal", Text: crashed.Error(), Hint: "this is a mistake in certagent; please report it",
-				}}})
+				a.crashed(k, crashed)
 				k.rest(ctx, time.Minute)
 			}
 		}
@@ -323,10 +322,17 @@ func (a *Agent) reload(ctx context.Context) error {
 		send(k.kick, struct{}{})
 	}
 	a.mu.Unlock()
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
 	for id, r := range stopped {
-		<-r.done // its attempt, if any, ends with it
-		if err := a.dropPending(id); err != nil {
-			a.o.Log.Warn().Str("certificate", id).Err(err).Msg("pending request not dropped")
+		select {
+		case <-r.done: // its attempt, if any, ended with it
+			a.dropPending(id)
+		case <-ctx.Done():
+			return nil
+		case <-grace.C:
+			a.o.Log.Warn().Str("certificate", id).Msg("keeper does not end; its pending request is dropped at the next start")
+			grace.Reset(0)
 		}
 	}
 	slices.Sort(removed)
@@ -338,12 +344,27 @@ func (a *Agent) reload(ctx context.Context) error {
 }
 
 // dropPending gives up the request of a certificate that left the configuration; its generations are kept.
-func (a *Agent) dropPending(id string) error {
+func (a *Agent) dropPending(id string) {
 	c, err := a.o.Store.Certificate(id)
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.DropPending()
 	}
-	return c.DropPending()
+	if err != nil {
+		a.o.Log.Warn().Str("certificate", id).Err(err).Msg("pending request not dropped")
+	}
+}
+
+// dropVanished drops the requests of certificates that left the configuration while no agent ran.
+func (a *Agent) dropVanished() {
+	ids, err := a.o.Store.IDs()
+	if err != nil {
+		a.o.Log.Warn().Err(err).Msg("certificates on disk not listed")
+	}
+	for _, id := range ids {
+		if a.keepers[id] == nil {
+			a.dropPending(id)
+		}
+	}
 }
 
 func (a *Agent) setConfigError(err error) {
@@ -382,16 +403,26 @@ func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
 	return nil, "there is none yet"
 }
 
+// crashed shows that a keeper's goroutine came to a bad end; all else that is known of its certificate stands.
+func (a *Agent) crashed(k *keeper, err error) {
+	a.mu.Lock()
+	v := a.views[k.id].view
+	a.mu.Unlock()
+	v.problems = []Problem{{Code: "internal", Text: err.Error(), Hint: "this is a mistake in certagent; please report it"}}
+	k.tried = true // its goroutine is this one
+	a.published(k, v)
+}
+
 // published takes a keeper's view over, tells the service manager when its line changed, and wakes those that waited for
 // this keeper's first attempt.
-func (a *Agent) published(k *keeper, s status.Certificate) {
+func (a *Agent) published(k *keeper, v view) {
 	a.mu.Lock()
 	if a.keepers[k.id] != k {
 		a.mu.Unlock()
 		return // no longer in the configuration
 	}
 	before := a.views[k.id]
-	a.views[k.id] = publishedView{status: s, live: k.live, tried: k.tried}
+	a.views[k.id] = publishedView{view: v, live: k.live, tried: k.tried}
 	if before.tried != k.tried || before.live != k.live {
 		for _, c := range a.cfg.Certificates {
 			if other := a.keepers[c.ID]; other != nil && c.ESTIdentity == k.id && c.ID != k.id {

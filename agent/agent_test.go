@@ -191,7 +191,7 @@ func TestForcedRenewal(t *testing.T) {
 				if after.Number < 2 || after.Leaf.SerialNumber.Cmp(before.Leaf.SerialNumber) == 0 {
 					t.Fatalf("generation %d with serial %x after the force", after.Number, after.Leaf.SerialNumber)
 				}
-				if same := sameKey(before.Key, after.Key); same == rotate {
+				if same := keys.Equal(before.Key.Public(), after.Key.Public()); same == rotate {
 					t.Errorf("same key: %v with rotate_key = %v", same, rotate)
 				}
 				if after.Meta.Reason != string(reasonForced) {

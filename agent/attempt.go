@@ -33,7 +33,8 @@ type order struct {
 	// lastClass is the class of the last failure, if that was the last thing that happened.
 	lastClass string
 	early     bool // before the threshold, for the sake of the spread
-	oldName   bool // the changed name was refused: renew with the recorded one, so that something goes on living
+	// asBefore: a changed request was not granted; renew what there is, so that something goes on living.
+	asBefore bool
 }
 
 // Operations, as RFC 7030 section 3.2.2 names them.
@@ -46,47 +47,37 @@ const (
 // What it sends is durable before it is sent, so that it may be ended at any point.
 func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, error) {
 	c := o.cert
-	want, err := desire(c, a.o.Host)
+	want, err := a.want(o, e)
 	if err != nil {
-		return nil, configurationFailure("request", err, "make it readable for the agent, or write common_name into the configuration")
+		return nil, err
 	}
 	anchors, err := readAnchors(c.Trust.Files)
 	if err != nil {
 		return nil, configurationFailure("anchors-unreadable", fmt.Errorf("read the trust anchors: %w", err),
 			"put the CA certificate of the EST server there (trusted_certs), readable for the agent")
 	}
-	login, err := readLogin(c.Auth)
-	if err != nil {
-		return nil, configurationFailure("credential-unreadable", fmt.Errorf("read the EST password: %w", err),
-			"put the password there (password_file), readable for the agent and for nobody else")
-	}
-	id, err := a.identify(o, login != nil, e)
+	login, loginErr := readLogin(c.Auth)
+	id, err := a.identify(o, loginErr, e)
 	if err != nil {
 		return nil, err
 	}
 	e.Identity = string(id.name)
 
-	template, recorded, op := want.template, want.recorded, opEnroll
-	server := c.URL
-	if o.oldName {
-		template = renewalTemplate(o.live.Leaf, want.template)
-		was := o.live.Meta.Request
-		recorded.Subject, recorded.SubjectDER, recorded.SANs = was.Subject, was.SubjectDER, was.SANs
-	}
+	op, server := opEnroll, c.URL
 	if id.name == identitySelf {
 		if c.RenewURL != nil {
 			server = c.RenewURL
 		}
-		if o.oldName || !driftOf(o.live.Meta.Request, want.recorded).name {
-			// RFC 7030 section 4.2.2: subject and SAN are those of the certificate being renewed, byte for byte.
-			op, template = opReenroll, renewalTemplate(o.live.Leaf, want.template)
+		if !driftOf(o.live.Meta.Request, want.recorded).name {
+			op = opReenroll
+			want.template = renewalTemplate(o.live.Leaf, want.template)
 		}
 	}
 	e.Operation, e.Server = op, server.String()
 
 	p, err := a.pend(ctx, o, store.Pending{
-		Operation: op, Server: server.String(), Request: recorded, Identity: string(id.name), Reason: string(o.reason),
-	}, template)
+		Operation: op, Server: server.String(), Request: want.recorded, Identity: string(id.name), Reason: string(o.reason),
+	}, want.template)
 	if err != nil {
 		return nil, err
 	}
@@ -111,9 +102,6 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 	}
 	issued, err := do(ctx, p.CSR, est.Want{CA: c.CA})
 	if err != nil {
-		if fail, ok := errors.AsType[*est.Error](err); ok && fail.Status != 0 {
-			a.clock.corroborate() // the server was authorised before it could answer
-		}
 		if errors.Is(err, est.ErrPending) && p.Accepted.IsZero() {
 			p.Accepted = a.o.Now()
 			if _, err2 := o.stored.SavePending(p.Key, *p); err2 != nil {
@@ -122,7 +110,7 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		}
 		return nil, err
 	}
-	a.clock.corroborate()
+	a.clock.issued(issued.Leaf.NotBefore)
 	e.PasswordSent, e.Connections = issued.PasswordSent, issued.Connections
 	e.Warnings = append(e.Warnings, issued.Warnings...)
 
@@ -135,7 +123,7 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		Meta: store.Meta{
 			Issued: a.o.Now(), Operation: op, Identity: string(id.name), Server: server.String(), Reason: string(o.reason),
 			First:   o.live == nil || id.name == identityBootstrap || id.name == identityPassword || id.name == identityNone,
-			Request: &recorded, MachineID: a.o.Host.MachineID, Warnings: issued.Warnings, Version: a.o.Version,
+			Request: &want.recorded, MachineID: a.o.Host.MachineID, Warnings: issued.Warnings, Version: a.o.Version,
 		},
 	})
 	if err != nil {
@@ -156,8 +144,30 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 	return g, nil
 }
 
-// renewalTemplate is the request for a renewal: the name is that of the certificate being renewed, usages are what the
-// configuration says now.
+// want is what to ask for, and notes in e whether that is a change of what there is.
+func (a *Agent) want(o order, e *event) (desired, error) {
+	want, err := desire(o.cert, a.o.Host)
+	switch {
+	case o.live == nil && err != nil:
+		return want, configurationFailure("request", err, "make it readable for the agent, or write common_name into the configuration")
+	case err != nil:
+		// A renewal needs no configured name: the certificate has one.
+		e.Problems = append(e.Problems, Problem{
+			Code: "request", Text: err.Error(), Hint: "make it readable for the agent, or write common_name into the configuration",
+		})
+		return asBefore(o.cert, o.live), nil
+	case o.live == nil:
+		return want, nil
+	}
+	if e.changes = driftOf(o.live.Meta.Request, want.recorded).any(); e.changes && o.asBefore {
+		e.changes = false
+		return asBefore(o.cert, o.live), nil
+	}
+	return want, nil
+}
+
+// renewalTemplate is the request for a renewal: the name is that of the certificate being renewed, byte for byte (RFC 7030
+// section 4.2.2); usages are what the configuration says now.
 func renewalTemplate(leaf *x509.Certificate, configured est.Template) est.Template {
 	t := est.RenewalTemplate(leaf)
 	t.Usages, t.CA = configured.Usages, configured.CA
@@ -166,8 +176,8 @@ func renewalTemplate(leaf *x509.Certificate, configured est.Template) est.Templa
 
 // identify reads the credentials, in the order of the design, and chooses one. Everything is read at each attempt: a
 // credential that a person repairs works at the next try.
-func (a *Agent) identify(o order, password bool, e *event) (identity, error) {
-	order := a.identities(o, password)
+func (a *Agent) identify(o order, loginErr error, e *event) (identity, error) {
+	order := a.identities(o, loginErr)
 	for _, i := range order {
 		if i.problem != nil {
 			e.Problems = append(e.Problems, *i.problem)
@@ -181,7 +191,7 @@ func (a *Agent) identify(o order, password bool, e *event) (identity, error) {
 }
 
 // identities lists what may log in for o, in order, with what keeps each from being used.
-func (a *Agent) identities(o order, password bool) []identity {
+func (a *Agent) identities(o order, loginErr error) []identity {
 	now := a.o.Now()
 	c := o.cert
 	var order []identity
@@ -196,8 +206,7 @@ func (a *Agent) identities(o order, password bool) []identity {
 		self.cert, self.why = &cert, checkLeaf(&cert, now)
 	}
 	var byEST []identity
-	switch {
-	case c.ESTIdentity != "" && c.ESTIdentity != c.ID:
+	if c.ESTIdentity != "" && c.ESTIdentity != c.ID {
 		i := identity{name: identityEST, label: "EST identity " + c.ESTIdentity, why: o.estWhy}
 		if o.estLogin != nil {
 			cert := o.estLogin.TLS()
@@ -221,8 +230,8 @@ func (a *Agent) identities(o order, password bool) []identity {
 		order = append(order, fromFiles(identityBootstrap, "bootstrap certificate", "bootstrap", *c.Auth.Bootstrap, now))
 	}
 	switch {
-	case password:
-		order = append(order, identity{name: identityPassword, label: "user " + fmt.Sprintf("%q", c.Auth.Username)})
+	case c.Auth.HasPassword:
+		order = append(order, passwordIdentity(c.Auth.Username, loginErr))
 	case c.Auth.Bootstrap == nil && c.Auth.Identity == nil && c.ESTIdentity == "":
 		order = append(order, identity{name: identityNone, label: "nobody"})
 	}
@@ -230,6 +239,20 @@ func (a *Agent) identities(o order, password bool) []identity {
 		order = append(order, self) // a server may yet take it, but most refuse: it comes last
 	}
 	return order
+}
+
+// passwordIdentity is the login by password alone; err is why the password cannot be read. A password that a person took
+// away after it had served is no trouble as long as a certificate logs in.
+func passwordIdentity(user string, err error) identity {
+	i := identity{name: identityPassword, label: fmt.Sprintf("user %q", user)}
+	if err != nil {
+		i.why = fmt.Sprintf("the password cannot be read: %v", err)
+		i.problem = &Problem{
+			Code: "credential-unreadable", Text: fmt.Sprintf("read the EST password: %v", err), Notice: true,
+			Hint: "put the password there (password_file), readable for the agent and for nobody else, unless it has served its time",
+		}
+	}
+	return i
 }
 
 // fromFiles reads an identity that a person provides.
@@ -280,14 +303,14 @@ func (a *Agent) pend(ctx context.Context, o order, p store.Pending, t est.Templa
 		// is replaced.
 		return nil, storeFailure("read the pending request", err)
 	}
-	if old != nil && string(old.Key.Algorithm()) != o.cert.Key {
-		old = nil // the configured kind of key changed
+	if old != nil && string(old.Key.Algorithm()) != p.Request.Key {
+		old = nil // another kind of key is asked for
 	}
-	key, err := a.key(ctx, o, old)
+	key, err := a.key(ctx, o, p.Request.Key, old)
 	if err != nil {
 		return nil, err
 	}
-	same := old != nil && sameKey(old.Key, key)
+	same := old != nil && keys.Equal(old.Key.Public(), key.Public())
 	if same && old.Operation == p.Operation && old.Server == p.Server && sameRequest(old.Request, p.Request) &&
 		(p.Operation != opReenroll || renews(old.CSR, o.live.Leaf)) {
 		return old, nil
@@ -306,17 +329,17 @@ func (a *Agent) pend(ctx context.Context, o order, p store.Pending, t est.Templa
 
 // key picks the private key of the next certificate: the live one where rotate_key is false, whichever identity logs in;
 // else the one already pending; else a new one.
-func (a *Agent) key(ctx context.Context, o order, old *store.Pending) (keys.Key, error) {
+func (a *Agent) key(ctx context.Context, o order, kind string, old *store.Pending) (keys.Key, error) {
 	if old != nil && !old.Accepted.IsZero() {
 		return old.Key, nil // the server knows this request and may approve it yet
 	}
-	if !o.cert.RotateKey && o.live != nil && string(o.live.Key.Algorithm()) == o.cert.Key {
+	if !o.cert.RotateKey && o.live != nil && string(o.live.Key.Algorithm()) == kind {
 		return o.live.Key, nil
 	}
-	if old != nil && (o.live == nil || !sameKey(old.Key, o.live.Key)) {
+	if old != nil && (o.live == nil || !keys.Equal(old.Key.Public(), o.live.Key.Public())) {
 		return old.Key, nil
 	}
-	return a.generate(ctx, keys.Algorithm(o.cert.Key))
+	return a.generate(ctx, keys.Algorithm(kind))
 }
 
 // generate makes a key. RSA on an old device takes minutes and cannot be interrupted, so that it is left behind when ctx

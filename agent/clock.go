@@ -51,19 +51,22 @@ func (c *clock) judge() (credible bool, why string) {
 	return credible, why
 }
 
-// corroborate notes that an EST server which verified, or the system's synchronisation, stands behind the present time. It
-// must never be called for a time that was merely seen.
-func (c *clock) corroborate() { c.observe(true) }
+// issued notes that a certificate was issued, by a CA behind a server that verified: the CA says with notBefore that this
+// time has come. That the server's own certificate is valid at the present time says little: it may be valid for ten years,
+// and a clock that ran ahead for a minute must not make the right time incredible afterwards.
+func (c *clock) issued(notBefore time.Time) { c.observe(earliest(notBefore, c.o.Now()), false) }
 
-// observe looks at the system's synchronisation; exchanged says that a verified exchange stands behind the time as well.
-func (c *clock) observe(exchanged bool) {
-	synced := c.o.Synced()
-	if !exchanged && !synced {
-		return
+// synchronised looks at the system's synchronisation; only that may take back a mark that lies ahead.
+func (c *clock) synchronised() {
+	if c.o.Synced() {
+		c.observe(c.o.Now(), true)
 	}
+}
+
+func (c *clock) observe(at time.Time, synced bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next, write := c.rule.Corroborated(c.o.Now(), synced)
+	next, write := c.rule.Corroborated(at, synced)
 	if !write {
 		return
 	}
@@ -71,6 +74,13 @@ func (c *clock) observe(exchanged bool) {
 	if err := c.o.Store.SaveClockMark(next.Mark); err != nil {
 		c.o.Log.Warn().Err(err).Msg("the newest corroborated time could not be written")
 	}
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // maxClockError is the estimated error below which the kernel's clock counts as synchronised, in microseconds: the kernel

@@ -21,16 +21,25 @@ import (
 // maxCredential bounds a credential or anchor file: a bundle of all public roots has some 250 KiB.
 const maxCredential = 4 << 20
 
+// credentialPath is where a credential lies.
+func credentialPath(name string) (string, error) {
+	cred, ok := strings.CutPrefix(name, "credential:")
+	if !ok {
+		return name, nil
+	}
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return "", fmt.Errorf("find %s: systemd handed over no credentials (LoadCredential= in the unit)", name)
+	}
+	return filepath.Join(dir, cred), nil
+}
+
 // readCredential reads a credential: an absolute path, or "credential:NAME" for one that systemd hands over
 // (systemd.exec(5), LoadCredential=), which lies in $CREDENTIALS_DIRECTORY.
 func readCredential(name string) ([]byte, error) {
-	path := name
-	if cred, ok := strings.CutPrefix(name, "credential:"); ok {
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return nil, fmt.Errorf("read %s: systemd handed over no credentials (LoadCredential= in the unit)", name)
-		}
-		path = filepath.Join(dir, cred)
+	path, err := credentialPath(name)
+	if err != nil {
+		return nil, err
 	}
 	// Without O_NONBLOCK a FIFO in the file's place would hold the attempt for ever.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -76,7 +85,7 @@ func readKeyPair(k config.KeyPair) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", k.Key, err)
 	}
-	if !samePublicKey(chain[0], key.Public()) {
+	if !keys.Equal(chain[0].PublicKey, key.Public()) {
 		return nil, fmt.Errorf("%s is not the key of %s", k.Key, k.Cert)
 	}
 	cert := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
@@ -84,11 +93,6 @@ func readKeyPair(k config.KeyPair) (*tls.Certificate, error) {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
 	return cert, nil
-}
-
-func samePublicKey(c *x509.Certificate, pub any) bool {
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	return err == nil && bytes.Equal(der, c.RawSubjectPublicKeyInfo)
 }
 
 // readLogin reads the user name and password; nil when none is configured. A password file ends at its first newline.

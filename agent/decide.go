@@ -71,6 +71,11 @@ func decide(q question) decision {
 		return d
 	}
 
+	if q.retry.LastTry.Sub(q.now) > clockStep {
+		// The last try lies ahead: the times stored with it were written by a clock that was wrong.
+		q.retry.NextTry, q.retry.RetryAfter, q.retry.PendingUntil = time.Time{}, time.Time{}, time.Time{}
+		q.retry.Drift.NextTry = time.Time{}
+	}
 	d.at, d.why = want, whyOf(d.reason)
 	later := func(t time.Time, why string) {
 		if t.After(d.at) {
@@ -88,7 +93,7 @@ func decide(q question) decision {
 		if retry.Drift.Failures > 0 {
 			why = "the changed request was refused; trying again"
 		}
-		later(q.policy.Sane(q.leaf, retry.Drift.NextTry, q.now), why)
+		later(obeyed(retry.Drift.NextTry, q.now, true), why) // it may hold a Retry-After, too
 	}
 	if d.at.IsZero() {
 		d.at = q.now
@@ -109,7 +114,8 @@ func obeyed(until, now time.Time, pending bool) time.Time {
 // untriedSinceExpiry tells that all tries so far were made by other means than those that an expired certificate needs: the
 // first one after expiry goes at once.
 func (q question) untriedSinceExpiry() bool {
-	return q.leaf != nil && q.retry.LastTry.Before(q.leaf.NotAfter) && !q.now.Before(q.leaf.NotAfter)
+	return q.leaf != nil && !q.now.Before(q.leaf.NotAfter) &&
+		(q.retry.LastTry.Before(q.leaf.NotAfter) || q.retry.LastTry.After(q.now))
 }
 
 // cause finds why the certificate must be issued anew and since when; "" when it must not.
@@ -134,9 +140,9 @@ func cause(q question, plan renew.Plan) (reason, time.Time) {
 	case q.policy.Enabled && plan.State == renew.Due && !renewAt(q, plan).After(q.now):
 		return reasonThreshold, renewAt(q, plan)
 	case q.drift.name:
-		return reasonDrift, q.drift.at
+		return reasonDrift, time.Time{}
 	case q.drift.key:
-		return reasonKeyDrift, q.drift.at
+		return reasonKeyDrift, time.Time{}
 	}
 	return "", time.Time{}
 }

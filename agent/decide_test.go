@@ -48,6 +48,9 @@ func TestDecide(t *testing.T) {
 		{name: "a request that waits for approval", q: due, change: func(q *question) {
 			q.retry.PendingUntil = at(.9)
 		}, reason: reasonThreshold, at: at(.9)},
+		{name: "what was written by a clock that was ahead", q: due, change: func(q *question) {
+			q.retry.LastTry, q.retry.NextTry, q.retry.PendingUntil = at(1), at(.86), at(1.2)
+		}, attempt: true, reason: reasonThreshold, at: at(.8)},
 		{name: "what a server asked for while the clock was wrong", q: due, change: func(q *question) {
 			q.retry.RetryAfter, q.retry.PendingUntil, q.retry.Drift.NextTry = at(1000), at(1000), at(1000)
 		}, attempt: true, reason: reasonThreshold, at: at(.8)},

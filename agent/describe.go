@@ -23,7 +23,8 @@ type view struct {
 	retry    store.Retry
 	now      time.Time
 	decision decision
-	running  bool // an attempt is under way
+	running  bool      // an attempt is under way
+	problems []Problem // of the keeper itself
 }
 
 // describe says it for people and machines.
@@ -50,10 +51,11 @@ func describe(v view) status.Certificate {
 	}
 	if v.retry.Drift.Failures > 0 {
 		s.Problems = append(s.Problems, Problem{
-			Code: "drift", Text: "the configuration asks for another name, key or usage than the certificate has, and the server refused the change",
-			Hint: "have the CA allow the change, or put the old values back",
+			Code: "drift", Text: "the configuration asks for another name, key or usage than the certificate has, and the server has not granted the change",
+			Hint: "have the CA allow the change, or put the old values back; until then the certificate is renewed as it was",
 		})
 	}
+	s.Problems = append(s.Problems, v.problems...)
 	if v.live == nil {
 		s.State = status.Missing
 		if _, broken := errors.AsType[*store.BrokenError](v.liveErr); broken {
@@ -68,13 +70,11 @@ func describe(v view) status.Certificate {
 	s.Generation, s.Directory, s.Subject = g.Number, g.Dir, g.Leaf.Subject.String()
 	s.Serial, s.SHA256 = g.Meta.Serial, g.Meta.SHA256
 	s.NotBefore, s.NotAfter = g.Leaf.NotBefore, g.Leaf.NotAfter
-	policy, plan := renew.DefaultPolicy(), v.decision.plan
+	policy := renew.DefaultPolicy()
 	if v.cfg != nil {
 		policy = v.cfg.Policy
 	}
-	if plan.State == "" {
-		plan = policy.Plan(leafOf(g, v.retry), v.now)
-	}
+	plan := policy.Plan(leafOf(g, v.retry), v.now)
 	if v.cfg == nil && !v.retry.RenewAt.IsZero() {
 		// Without the configuration, what the agent planned last is what is known.
 		plan.RenewAt, plan.Threshold = v.retry.RenewAt, v.retry.RenewAt
@@ -139,11 +139,9 @@ func (a *Agent) Snapshot() status.Snapshot {
 		Schema: status.Schema, Time: a.o.Now(), Version: a.o.Version, Config: a.cfg.File, StateDir: a.o.Store.Dir(), Running: true,
 		Problems: agentProblems(why, a.configErr, a.configSince), Certificates: []status.Certificate{},
 	}
-	for id, v := range a.views {
-		if v.status.ID == "" {
-			v.status = status.Certificate{ID: id, State: status.Missing, Problems: []Problem{}}
-		}
-		s.Certificates = append(s.Certificates, v.status)
+	for _, v := range a.views {
+		v.view.now = s.Time
+		s.Certificates = append(s.Certificates, describe(v.view))
 	}
 	sortCertificates(s.Certificates)
 	return s
@@ -226,13 +224,16 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		}
 	}
 	for _, id := range ids {
+		v := view{id: id, cfg: configured[id], now: o.Now}
 		c, err := o.Store.Certificate(id)
 		if err != nil {
-			return s, fmt.Errorf("open certificate %s: %w", id, err)
+			// Somebody else's directory among ours; the others are no worse for it.
+			v.problems = append(v.problems, storeProblem(err))
+			s.Certificates = append(s.Certificates, describe(v))
+			continue
 		}
-		v := view{id: id, cfg: configured[id], now: o.Now}
 		if v.retry, err = c.Retry(); err != nil {
-			return s, fmt.Errorf("read the retry state of %s: %w", id, err)
+			v.problems = append(v.problems, storeProblem(err))
 		}
 		v.live, v.liveErr = c.Live()
 		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry}
@@ -250,6 +251,10 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		}
 		v.decision = decide(q)
 		cert := describe(v)
+		if v.cfg == nil && v.live != nil && (v.decision.reason == "" || v.decision.reason == reasonThreshold) {
+			// The agent knows the configured threshold, and noted what comes of it.
+			cert.NextTry = latest(v.retry.RenewAt, v.retry.NextTry)
+		}
 		if o.Config != nil && v.cfg == nil {
 			cert.State, cert.NextTry, cert.NextWhy = status.Unmanaged, time.Time{}, ""
 		}

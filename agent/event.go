@@ -20,6 +20,7 @@ type event struct {
 	Connections  int
 	Warnings     []string
 	Problems     []Problem // found on the way; they outlast a success
+	changes      bool      // it asked for another name, key or usage than the live generation has
 	Started      time.Time
 	Ended        time.Time
 	Generation   *store.Generation // on success

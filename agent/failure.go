@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -15,9 +13,7 @@ import (
 	"certagent/agent/config"
 	"certagent/agent/status"
 	"certagent/est"
-	"certagent/store"
 	"certagent/store/durable"
-	"certagent/store/keys"
 )
 
 // Problem is what status shows; see [status.Problem].
@@ -44,9 +40,14 @@ const classStore = "store"
 func storeFailure(what string, err error) error {
 	return &failure{
 		class:   classStore,
-		problem: Problem{Code: "store", Hint: "look at the state directory's owner, mode and free space"},
+		problem: storeProblem(err),
 		err:     fmt.Errorf("%s: %w", what, err),
 	}
+}
+
+// storeProblem says that the disk does not do what it should.
+func storeProblem(err error) Problem {
+	return Problem{Code: "store", Text: err.Error(), Hint: "look at the state directory's owner, mode and free space"}
 }
 
 // verdict is what an error means for the next attempt. It is the one place where classes become actions.
@@ -68,13 +69,16 @@ func judge(err error) verdict {
 		return verdict{class: "canceled", canceled: true}
 	}
 	v := verdict{class: "internal", problem: Problem{Code: "internal", Text: err.Error(), Hint: "this is a mistake in certagent; please report it"}}
-	for class, name := range map[error]string{
-		est.ErrPending: "pending", est.ErrUnauthorized: "unauthorized", est.ErrRejected: "rejected",
-		est.ErrUnavailable: "unavailable", est.ErrUntrusted: "untrusted", est.ErrBadResponse: "bad-response",
+	for _, c := range []struct {
+		class error
+		name  string
+	}{
+		{est.ErrPending, "pending"}, {est.ErrUnauthorized, "unauthorized"}, {est.ErrRejected, "rejected"},
+		{est.ErrUnavailable, "unavailable"}, {est.ErrUntrusted, "untrusted"}, {est.ErrBadResponse, "bad-response"},
 	} {
-		if errors.Is(err, class) {
-			v.class = name
-			v.problem = Problem{Code: "est-" + name, Text: err.Error(), Notice: class == est.ErrPending}
+		if errors.Is(err, c.class) {
+			v.class = c.name
+			v.problem = Problem{Code: "est-" + c.name, Text: err.Error(), Notice: c.class == est.ErrPending}
 		}
 	}
 	v.pending = errors.Is(err, est.ErrPending)
@@ -114,24 +118,4 @@ func keyPerm(c *config.Certificate) (durable.Perm, *Problem) {
 		return cannot(errors.New("the agent's user is not a member"))
 	}
 	return durable.Perm{Mode: c.KeyMode, UID: -1, GID: gid}, nil
-}
-
-func sameKey(a, b keys.Key) bool {
-	x, err := x509.MarshalPKIXPublicKey(a.Public())
-	if err != nil {
-		return false
-	}
-	y, err := x509.MarshalPKIXPublicKey(b.Public())
-	return err == nil && bytes.Equal(x, y)
-}
-
-func sameRequest(a, b store.Request) bool {
-	d := driftOf(&a, b)
-	return !d.name && !d.key
-}
-
-// renews tells whether a stored request still asks for the name of the certificate that is to be renewed.
-func renews(csr []byte, leaf *x509.Certificate) bool {
-	r, err := x509.ParseCertificateRequest(csr)
-	return err == nil && bytes.Equal(r.RawSubject, leaf.RawSubject)
 }

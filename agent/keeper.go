@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"runtime/debug"
 	"sync/atomic"
@@ -29,19 +28,20 @@ type keeper struct {
 	ping      chan chan<- struct{} // the watchdog's; answered by closing
 	results   chan result
 
-	// wake is when the clock task is to kick this keeper, in Unix nanoseconds; 0 means no time but only an event.
+	// wake is when the clock task is to kick this keeper, in Unix milliseconds; 0 means no time but only an event.
 	wake atomic.Int64
+	// read is the fingerprint of the files as last read, for the clock task to compare.
+	read atomic.Pointer[string]
 
-	cfg         config.Certificate
-	retry       store.Retry
-	live        *store.Generation // the last one read; nil while none verifies
-	liveErr     error             // why there is none
-	fingerprint string            // of the files as last read
-	looked      bool              // the first look by a credible clock is over
-	tried       bool              // an attempt was made, or none is needed; see Agent.holds
-	running     bool
-	cancel      context.CancelFunc // ends the running attempt
-	saveErr     error              // the retry state could not be written
+	cfg     config.Certificate
+	retry   store.Retry
+	live    *store.Generation // the last one read; nil while none verifies
+	liveErr error             // why there is none
+	looked  bool              // the first look by a credible clock is over
+	tried   bool              // an attempt was made, or none is needed; see Agent.holds
+	running bool
+	cancel  context.CancelFunc // ends the running attempt
+	saveErr error              // the retry state could not be written
 }
 
 func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
@@ -54,9 +54,9 @@ func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
 		kick: make(chan struct{}, 1), force: make(chan struct{}, 1), configure: make(chan config.Certificate, 1),
 		ping: make(chan chan<- struct{}, 1), results: make(chan result, 1),
 	}
-	k.retry, err = stored.Retry()
-	if err != nil {
-		return nil, err
+	if k.retry, err = stored.Retry(); err != nil {
+		// One bad directory is one certificate's problem: the first look finds it again, and says so.
+		a.o.Log.Error().Str("certificate", c.ID).Err(err).Msg("retry state not read; back-off begins anew")
 	}
 	k.readLive()
 	k.noticeCommit()
@@ -99,7 +99,7 @@ func (k *keeper) loop(ctx context.Context) {
 		case <-k.force:
 			k.forced()
 		case c := <-k.configure:
-			k.cfg = c
+			k.configured(c)
 		case r := <-k.results:
 			k.finish(r)
 		case pong := <-k.ping:
@@ -122,6 +122,20 @@ func (k *keeper) rest(ctx context.Context, d time.Duration) {
 		case pong := <-k.ping:
 			close(pong)
 		}
+	}
+}
+
+// configured takes a changed configuration over. Where it makes the certificate due, that waits for its part of the
+// spread: a rollout must not bring a whole fleet at one second.
+func (k *keeper) configured(c config.Certificate) {
+	before := k.cfg.Policy
+	k.cfg = c
+	if k.live == nil {
+		return
+	}
+	now, leaf := k.agent.o.Now(), *k.leaf()
+	if before.Plan(leaf, now).State == renew.Valid && c.Policy.Plan(leaf, now).State == renew.Due {
+		k.retry.NextTry = latest(k.retry.NextTry, now.Add(reloadSpread(c.Policy, leaf)))
 	}
 }
 
@@ -155,13 +169,14 @@ func (k *keeper) look(ctx context.Context) {
 	}
 	select {
 	case c := <-k.configure: // before anything is done by the old one
-		k.cfg = c
+		k.configured(c)
 	default:
 	}
 	q, err := k.question()
 	if err != nil {
+		k.tried = true // nobody must wait for what cannot be tried
 		k.publish(decision{why: "the state directory cannot be used; looking again within a minute"}, err)
-		k.schedule(k.agent.o.Now().Add(time.Minute))
+		k.schedule(k.agent.o.Now().Add(maxSleep))
 		return
 	}
 	d := decide(q)
@@ -181,7 +196,7 @@ func (k *keeper) look(ctx context.Context) {
 // question reads what decide needs, and repairs on the way what can be repaired without the network.
 func (k *keeper) question() (question, error) {
 	a, now := k.agent, k.agent.o.Now()
-	if fp := k.stored.Fingerprint(); fp != k.fingerprint || k.live == nil {
+	if read := k.read.Load(); *read != k.stored.Fingerprint() || k.liveErr != nil {
 		k.readLive()
 	}
 	if err := k.repair(); err != nil {
@@ -189,11 +204,12 @@ func (k *keeper) question() (question, error) {
 	}
 	if login := a.login(&k.cfg); login != k.retry.Login {
 		if k.retry.Login != "" {
-			k.retry.Failures, k.retry.NextTry, k.retry.Refusals = 0, time.Time{}, nil
+			k.retry.Failures, k.retry.NextTry, k.retry.Refusals, k.retry.Problems = 0, time.Time{}, nil, nil
 			k.retry.Drift = store.Drift{}
 		}
 		k.retry.Login = login
 	}
+	k.checkPending()
 	q := question{
 		now: now, credible: a.clock.credible(), policy: k.cfg.Policy,
 		holdForIdentity: a.holds(&k.cfg),
@@ -208,9 +224,20 @@ func (k *keeper) question() (question, error) {
 	return q, nil
 }
 
+// readLive reads the live generation. An error that says nothing about it, such as too many open files, leaves the one
+// known: the certificate is no worse for it.
 func (k *keeper) readLive() {
-	k.fingerprint = k.stored.Fingerprint()
-	k.live, k.liveErr = k.stored.Live()
+	k.read.Store(new(k.stored.Fingerprint()))
+	live, err := k.stored.Live()
+	if k.liveErr = err; err == nil || lost(err) {
+		k.live = live
+	}
+}
+
+// lost tells an error that says that a generation is gone or damaged from one that says nothing about it.
+func lost(err error) bool {
+	_, broken := errors.AsType[*store.BrokenError](err)
+	return broken || errors.Is(err, store.ErrMissing)
 }
 
 // repair deals with a live generation that is gone or damaged: the certificate will be issued anew, and an older
@@ -219,23 +246,17 @@ func (k *keeper) repair() error {
 	if k.liveErr == nil {
 		return nil
 	}
-	_, broken := errors.AsType[*store.BrokenError](k.liveErr)
-	if !broken && !errors.Is(k.liveErr, store.ErrMissing) {
+	if !lost(k.liveErr) {
 		return fmt.Errorf("read the live certificate: %w", k.liveErr)
 	}
 	if err := k.agent.o.Store.Present(); err != nil {
 		return fmt.Errorf("use the state directory: %w", err)
 	}
-	if k.retry.Reissue == "" && !k.retry.LastSuccess.IsZero() {
-		k.retry.Reissue, k.retry.NextTry = string(reasonMissing), time.Time{}
-		if broken {
-			k.retry.Reissue = string(reasonBroken)
-		}
-		k.agent.o.Log.Warn().Str("certificate", k.id).AnErr("found", k.liveErr).Msg("certificate is gone or damaged; it will be issued anew")
-		// The wish must be durable before an older generation hides its cause.
-		if err := k.stored.SaveRetry(k.retry); err != nil {
-			return fmt.Errorf("record the loss: %w", err)
-		}
+	if k.retry.Reissue == "" && k.had() {
+		k.noticeLoss()
+		// The wish should be durable before an older generation hides its cause. Where it cannot be, on a full disk, what
+		// serves meanwhile is worth more.
+		k.save()
 	}
 	restored, err := k.stored.Restore()
 	switch {
@@ -249,6 +270,53 @@ func (k *keeper) repair() error {
 	return nil
 }
 
+// had tells that there was a certificate once.
+func (k *keeper) had() bool {
+	if !k.retry.LastSuccess.IsZero() {
+		return true
+	}
+	generations, err := k.stored.Generations()
+	return err == nil && len(generations) > 0
+}
+
+// A certificate that is lost is issued anew at once, but whoever goes on deleting it gets the back-off of failures, from
+// the fifth time within an hour.
+const (
+	lossesAtOnce = 5
+	lossesWithin = time.Hour
+)
+
+// noticeLoss notes that the certificate must be issued anew, and when.
+func (k *keeper) noticeLoss() {
+	now := k.agent.o.Now()
+	k.retry.Reissue, k.retry.NextTry = string(reasonMissing), time.Time{}
+	if !errors.Is(k.liveErr, store.ErrMissing) {
+		k.retry.Reissue = string(reasonBroken)
+	}
+	if now.Sub(k.retry.LastSuccess) > lossesWithin {
+		k.retry.Losses = 0
+	}
+	k.retry.Losses++
+	if beyond := k.retry.Losses - lossesAtOnce; beyond > 0 {
+		k.retry.NextTry = now.Add(k.cfg.Policy.Delay(k.leaf(), beyond, k.agent.o.Rand(), now))
+	}
+	k.agent.o.Log.Warn().Str("certificate", k.id).AnErr("found", k.liveErr).Msg("certificate is gone or damaged; it will be issued anew")
+}
+
+// checkPending drops the wait for an approval whose request is gone, or is not what is wanted any more.
+func (k *keeper) checkPending() {
+	if k.retry.PendingUntil.IsZero() {
+		return
+	}
+	p, err := k.stored.Pending()
+	if err != nil {
+		return // nothing is known of it
+	}
+	if p == nil || p.Accepted.IsZero() || p.Request.Key != k.cfg.Key || p.Request.URL != k.cfg.URL.String() {
+		k.retry.PendingUntil = time.Time{}
+	}
+}
+
 // noticeDrift compares the configured request with the recorded one and gives a new difference its time.
 func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 	want, err := desire(&k.cfg, k.agent.o.Host)
@@ -256,7 +324,10 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 		return // a name that cannot be read now is no change of the name
 	}
 	q.drift = driftOf(k.live.Meta.Request, want.recorded)
-	if !q.drift.name && !q.drift.key {
+	if !q.drift.any() {
+		if k.retry.Drift.Failures > 0 && k.retry.Failures == 0 {
+			k.retry.Problems = nil // they were about a change that nobody asks for any more
+		}
 		k.retry.Drift = store.Drift{}
 		return
 	}
@@ -297,17 +368,18 @@ func (k *keeper) order(why reason) order {
 		lastClass: k.retry.LastClass,
 	}
 	o.estLogin, o.estWhy = k.agent.estLogin(&k.cfg)
-	if why == reasonDrift {
+	if why == reasonDrift || why == reasonKeyDrift {
 		o.refusals = maps.Clone(k.retry.Drift.Refusals)
+	} else {
+		o.asBefore = k.retry.Drift.Failures > 0
 	}
-	o.oldName = why == reasonThreshold && k.retry.Drift.Failures > 0
 	return o
 }
 
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
 func (k *keeper) attempt(ctx context.Context, o order) (r result) {
 	e := &event{Certificate: k.id, Reason: string(o.reason), Started: k.agent.o.Now()}
-	r = result{event: e, drifted: o.reason == reasonDrift || o.reason == reasonKeyDrift, early: o.early}
+	r = result{event: e, early: o.early}
 	defer func() {
 		if p := recover(); p != nil {
 			r.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -340,9 +412,15 @@ func (k *keeper) save() {
 }
 
 func (k *keeper) schedule(at time.Time) {
+	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 {
+		// Somebody may repair a credential or an anchor, which no event tells.
+		if soon := k.agent.o.Now().Add(maxSleep); at.IsZero() || at.After(soon) {
+			at = soon
+		}
+	}
 	next := int64(0)
 	if !at.IsZero() && !k.running {
-		next = at.UnixNano()
+		next = at.Add(time.Millisecond - 1).UnixMilli() // not nanoseconds: they end in the year 2262
 	}
 	k.wake.Store(next)
 	send(k.agent.rewake, struct{}{})
@@ -350,14 +428,11 @@ func (k *keeper) schedule(at time.Time) {
 
 // publish makes the keeper's view of its certificate visible to status and to the other keepers.
 func (k *keeper) publish(d decision, lookErr error) {
-	s := describe(view{
-		cfg: &k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry,
-		now: k.agent.o.Now(), decision: d, running: k.running,
-	})
+	v := view{cfg: new(k.cfg), id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running}
 	for _, err := range []error{lookErr, k.saveErr} {
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.Problems = append(s.Problems, Problem{Code: "store", Text: err.Error(), Hint: "look at the state directory's owner, mode and free space"})
+		if err != nil {
+			v.problems = append(v.problems, storeProblem(err))
 		}
 	}
-	k.agent.published(k, s)
+	k.agent.published(k, v)
 }

@@ -30,7 +30,12 @@ func (a *Agent) login(c *config.Certificate) string {
 		a.mu.Unlock()
 	}
 	for _, f := range files {
-		if info, err := os.Stat(f); err == nil {
+		path, err := credentialPath(f)
+		if err != nil {
+			fmt.Fprintln(h, f, "-")
+			continue
+		}
+		if info, err := os.Stat(path); err == nil {
 			fmt.Fprintln(h, f, info.Size(), info.ModTime().UnixNano())
 		} else {
 			fmt.Fprintln(h, f, "-")

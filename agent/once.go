@@ -14,7 +14,7 @@ import (
 // a back-off that an earlier run left, but not over what a server asked for (Retry-After, 202). The error names each
 // certificate that was due and was not issued.
 func (a *Agent) Once(ctx context.Context) error {
-	a.clock.observe(false)
+	a.clock.synchronised()
 	var failed error
 	var mu sync.Mutex // guards failed
 	turn := func(k *keeper) {
@@ -44,6 +44,8 @@ func (k *keeper) once(ctx context.Context) error {
 	k.looked = true // whoever calls wants it now: nothing is spread
 	q, err := k.question()
 	if err != nil {
+		k.tried = true
+		k.publish(decision{}, err)
 		return err
 	}
 	if !q.credible {
@@ -52,13 +54,13 @@ func (k *keeper) once(ctx context.Context) error {
 	}
 	q.retry.NextTry, q.retry.Drift.NextTry = time.Time{}, time.Time{}
 	d := decide(q)
-	if d.reason != "" && !d.attempt {
-		k.save()
-		return errors.New(d.why)
-	}
 	if !d.attempt {
+		k.tried = true
 		k.save()
 		k.publish(d, nil)
+		if d.reason != "" {
+			return errors.New(d.why)
+		}
 		return nil
 	}
 	k.start(ctx, d)

@@ -17,7 +17,6 @@ type result struct {
 	event      *event
 	generation *store.Generation
 	err        error
-	drifted    bool // it asked for a changed name or key
 	early      bool // it came before the threshold, for the sake of the spread
 }
 
@@ -48,10 +47,11 @@ func (k *keeper) finish(r result) {
 func (k *keeper) succeeded(r result, now time.Time) {
 	e := r.event
 	e.Generation = r.generation
-	k.live, k.liveErr, k.fingerprint = r.generation, nil, k.stored.Fingerprint()
+	k.live, k.liveErr = r.generation, nil
+	k.read.Store(new(k.stored.Fingerprint()))
 	k.retry = store.Retry{
 		LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
-		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift,
+		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift, Losses: k.retry.Losses,
 	}
 	k.save()
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
@@ -75,6 +75,19 @@ func (k *keeper) failed(r result, v verdict, now time.Time) {
 	}
 	retry.Problems = stored(append(e.Problems, v.problem), retry.Problems, now)
 	switch {
+	case e.changes && v.class != classStore:
+		// Whatever the server has against the change, or takes its time for, must not hold up renewal of what there is.
+		d := &retry.Drift
+		d.Failures++
+		if v.refusal {
+			d.Refusals = count(d.Refusals, e.Identity)
+		}
+		if v.pending {
+			level, said = zerolog.WarnLevel, "the changed request waits for approval"
+			wait = max(wait, pendingDefault)
+		}
+		d.NextTry = now.Add(max(wait, policy.Delay(k.leaf(), d.Failures, draw, now)))
+		e.Failures, e.NextTry = d.Failures, d.NextTry
 	case v.pending:
 		level, said = zerolog.WarnLevel, "certificate waits for approval"
 		if wait == 0 {
@@ -82,15 +95,6 @@ func (k *keeper) failed(r result, v verdict, now time.Time) {
 		}
 		retry.PendingUntil = now.Add(wait)
 		e.NextTry = retry.PendingUntil
-	case r.drifted && (v.refusal || v.class == "rejected" || v.class == "bad-response"):
-		// What the server has against the change must not hold up renewal with the old request.
-		d := &retry.Drift
-		d.Failures++
-		if v.refusal {
-			d.Refusals = count(d.Refusals, e.Identity)
-		}
-		d.NextTry = now.Add(max(wait, policy.Delay(k.leaf(), d.Failures, draw, now)))
-		e.Failures, e.NextTry = d.Failures, d.NextTry
 	case r.early && v.refusal:
 		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
 		// failure: the threshold's turn comes.

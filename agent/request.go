@@ -8,8 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -52,14 +50,7 @@ func desire(c *config.Certificate, host Host) (desired, error) {
 		Subject: subject, CA: c.CA,
 		DNSNames: c.SANs.DNS, IPs: c.SANs.IPs, URIs: c.SANs.URIs, Emails: c.SANs.Emails,
 	}
-	for _, u := range c.Usages {
-		switch u {
-		case "client":
-			t.Usages = append(t.Usages, x509.ExtKeyUsageClientAuth)
-		case "server":
-			t.Usages = append(t.Usages, x509.ExtKeyUsageServerAuth)
-		}
-	}
+	t.Usages = usagesOf(c.Usages)
 	der, err := asn1.Marshal(subject)
 	if err != nil {
 		return desired{}, fmt.Errorf("encode subject: %w", err)
@@ -84,8 +75,37 @@ func desire(c *config.Certificate, host Host) (desired, error) {
 	return desired{template: t, recorded: r}, nil
 }
 
-// maxNameFile bounds a file that common_name_from names: it holds one name.
-const maxNameFile = 4096
+func usagesOf(names []string) []x509.ExtKeyUsage {
+	var usages []x509.ExtKeyUsage
+	for _, u := range names {
+		switch u {
+		case "client":
+			usages = append(usages, x509.ExtKeyUsageClientAuth)
+		case "server":
+			usages = append(usages, x509.ExtKeyUsageServerAuth)
+		}
+	}
+	return usages
+}
+
+// asBefore is a request for what the live generation was issued for: what is asked while the server does not grant a
+// change of the configuration, or while the configured name cannot be found out. RFC 7030 section 4.2.2: subject and SAN
+// are those of the certificate being renewed, byte for byte.
+func asBefore(c *config.Certificate, live *store.Generation) desired {
+	d := desired{template: est.RenewalTemplate(live.Leaf)}
+	if was := live.Meta.Request; was != nil {
+		d.recorded = *was
+		d.template.CA = was.CA
+		if was.Usages != nil {
+			d.template.Usages = usagesOf(was.Usages)
+		}
+	}
+	if d.recorded.Key == "" {
+		d.recorded.Key = string(live.Key.Algorithm())
+	}
+	d.recorded.URL = c.URL.String()
+	return d
+}
 
 func commonName(c *config.Certificate, host Host) (string, error) {
 	fail := func(err error) (string, error) {
@@ -120,13 +140,7 @@ func commonName(c *config.Certificate, host Host) (string, error) {
 		}
 		return chain[0].Subject.CommonName, nil
 	}
-	path := strings.TrimPrefix(c.SubjectFrom, "file://")
-	f, err := os.Open(path)
-	if err != nil {
-		return fail(err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxNameFile))
+	data, err := readCredential(strings.TrimPrefix(c.SubjectFrom, "file://"))
 	if err != nil {
 		return fail(err)
 	}
@@ -142,9 +156,9 @@ func commonName(c *config.Certificate, host Host) (string, error) {
 type drift struct {
 	name bool // subject or SAN
 	key  bool // key type, usage, or CA
-	// at is when to act on it: a reload that changes a whole fleet's requests is spread by each certificate's own bytes.
-	at time.Time
 }
+
+func (d drift) any() bool { return d.name || d.key }
 
 // driftOf compares field by field. A field that an older version did not record is no drift.
 func driftOf(was *store.Request, is store.Request) drift {
@@ -168,6 +182,17 @@ func driftOf(was *store.Request, is store.Request) drift {
 		d.key = true
 	}
 	return d
+}
+
+func sameRequest(a, b store.Request) bool {
+	d := driftOf(&a, b)
+	return !d.name && !d.key
+}
+
+// renews tells whether a stored request still asks for the name of the certificate that is to be renewed.
+func renews(csr []byte, leaf *x509.Certificate) bool {
+	r, err := x509.ParseCertificateRequest(csr)
+	return err == nil && bytes.Equal(r.RawSubject, leaf.RawSubject)
 }
 
 // maxReloadSpread bounds how long a change of the configuration waits for its turn.

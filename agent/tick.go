@@ -9,14 +9,18 @@ import (
 // not see the wall clock being set: a timer armed for sixty days may fire after the certificate is dead.
 const maxSleep = time.Minute
 
+// clockStep is how far the wall clock may part from the monotonic one between two looks before it counts as set, or as a
+// suspend that the monotonic clock slept through.
+const clockStep = 5 * time.Second
+
 // tick is the one clock task for all keepers: it wakes at the next due time, at the latest after a minute, looks at the
 // wall clock, kicks the keepers whose time has come or whose files changed, and feeds the watchdog. It ends with ctx.
 func (a *Agent) tick(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	seen := map[string]string{} // files of each certificate as last seen
 	credible := a.clock.credible()
-	var minute, fed time.Time // when the slow part and the watchdog were last served; monotonic
+	var minute, fed time.Time // when the slow part and the watchdog were last served
+	wall, mono := a.o.Now().Round(0), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -24,17 +28,18 @@ func (a *Agent) tick(ctx context.Context) {
 		case <-timer.C:
 		case <-a.rewake:
 		}
-		now := a.o.Now()
-		started := time.Now()
-		if was := credible; was != a.clock.credible() {
-			credible = !was
-			a.kickAll()
-		}
+		now, started := a.o.Now(), time.Now()
 		if minute.IsZero() || started.Sub(minute) >= maxSleep {
 			minute = started
-			a.clock.observe(false)
-			a.lookAtFiles(seen)
+			a.clock.synchronised()
+			a.lookAtFiles()
 			a.keepLastGood()
+		}
+		stepped := now.Round(0).Sub(wall) - started.Sub(mono)
+		wall, mono = now.Round(0), started
+		if was := credible; was != a.clock.credible() || stepped.Abs() > clockStep {
+			credible = a.clock.credible()
+			a.kickAll() // every time that was planned was planned by another clock
 		}
 		if a.o.Watchdog > 0 && (fed.IsZero() || started.Sub(fed) >= a.o.Watchdog/4) && a.answered(ctx) {
 			fed = started
@@ -49,7 +54,7 @@ func (a *Agent) tick(ctx context.Context) {
 			if wake == 0 {
 				continue
 			}
-			at := time.Unix(0, wake)
+			at := time.UnixMilli(wake)
 			if at.After(now) {
 				sleep = min(sleep, at.Sub(now))
 				continue
@@ -80,14 +85,12 @@ func (a *Agent) kickAll() {
 }
 
 // lookAtFiles is the fallback for what the watch of the directories misses: a keeper is kicked when the files of its
-// certificate are not those of the last minute.
-func (a *Agent) lookAtFiles(seen map[string]string) {
+// certificate are not those that it read.
+func (a *Agent) lookAtFiles() {
 	for _, k := range a.allKeepers() {
-		now := k.stored.Fingerprint()
-		if before, ok := seen[k.id]; ok && before != now {
+		if read := k.read.Load(); read == nil || *read != k.stored.Fingerprint() {
 			send(k.kick, struct{}{})
 		}
-		seen[k.id] = now
 	}
 }
 

@@ -62,11 +62,12 @@ func (p Policy) Resume(l Leaf, draw float64, now time.Time) time.Duration {
 }
 
 // Sane returns next, a stored time for the next attempt, or now where next is further ahead than any rule puts it:
-// more than one and a half times Retry, and more than the longest Retry-After that is obeyed. Such a time was
-// written while the clock was wrong, or under another policy. leaf is nil while there is no certificate.
+// more than one and a half times Retry, or the least wait where that is more. Such a time was written while the clock was
+// wrong, or under another policy. leaf is nil while there is no certificate. What a server asked for is capped by
+// [CapRetryAfter].
 func (p Policy) Sane(leaf *Leaf, next, now time.Time) time.Time {
 	retry := max(0, p.Retry.Of(lifeOrDay(leaf)))
-	limit := max(retry+min(retry/2, math.MaxInt64-retry), maxRetryAfterPending)
+	limit := max(retry+min(retry/2, math.MaxInt64-retry), leastWait)
 	if next.Sub(now.Round(0)) > limit {
 		return now
 	}

@@ -29,7 +29,6 @@ type Pending struct {
 	Identity  string    `json:"identity,omitempty"` // name of the identity that logs in
 	Reason    string    `json:"reason,omitempty"`   // why it is asked for
 	Key       keys.Key  `json:"-"`                  // pending/key.pem
-	Sent      time.Time `json:"sent,omitzero"`      // first sent
 	Accepted  time.Time `json:"accepted,omitzero"`  // 202 seen (RFC 7030, section 4.2.3)
 }
 

@@ -40,11 +40,10 @@ func TestAPendingRequestSurvives(t *testing.T) {
 	}
 	// The same request again, with more known about it.
 	sent := *got
-	sent.Sent, sent.Accepted = epoch.Add(time.Second), epoch.Add(time.Minute)
+	sent.Accepted = epoch.Add(time.Minute)
 	_, err = c.SavePending(sent.Key, sent)
 	must(t, err)
-	if got, err := c.Pending(); err != nil || !samePending(got, saved) ||
-		!got.Sent.Equal(sent.Sent) || !got.Accepted.Equal(sent.Accepted) {
+	if got, err := c.Pending(); err != nil || !samePending(got, saved) || !got.Accepted.Equal(sent.Accepted) {
 		t.Errorf("with more known: %+v, %v", got, err)
 	}
 	// Another one in its place.

@@ -32,6 +32,9 @@ type Retry struct {
 	// (first_renewal = "spread"): it has the threshold's turn.
 	SpreadRefused bool `json:"spread_refused,omitempty"`
 
+	// Losses counts how often in a row the live generation was lost soon after it was issued.
+	Losses int `json:"losses,omitempty"`
+
 	// Drift is about a changed request that the server has not granted yet. It has tries of its own, so that the
 	// certificate goes on being renewed as it was.
 	Drift Drift `json:"drift,omitzero"`

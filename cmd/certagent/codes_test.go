@@ -17,7 +17,7 @@ import (
 // composed are the problem codes that the sources put together at run time: the expression, and what it makes. The classes
 // of EST errors are read from package est.
 var composed = map[string][]string{
-	`"est-" + name`:        nil,
+	`"est-" + c.name`:        nil,
 	`code + "-unreadable"`: {"bootstrap-unreadable", "est-identity-unreadable"},
 	`code + state`: {
 		"bootstrap-expired", "bootstrap-not-yet-valid", "est-identity-expired", "est-identity-not-yet-valid",
@@ -27,7 +27,7 @@ var composed = map[string][]string{
 // TestProblemCodes: docs/operations.md has every problem code that the sources produce, and no other.
 func TestProblemCodes(t *testing.T) {
 	composed := maps.Clone(composed)
-	composed[`"est-" + name`] = estClasses(t)
+	composed[`"est-" + c.name`] = estClasses(t)
 	produced := map[string]bool{}
 	used := map[string]bool{}
 	for _, dir := range []string{"../../agent", "../../agent/config", "."} {

@@ -84,6 +84,9 @@ func (p *program) keep(ctx context.Context, once bool) error {
 		if err := a.Once(ctx); err != nil {
 			return failed(err)
 		}
+		if configErr != nil {
+			return badConfig(configErr, errors.New("what was due is done, by the last good configuration"))
+		}
 		return nil
 	}
 	go obey(ctx, signals, a)
