@@ -17,7 +17,7 @@ import (
 // composed are the problem codes that the sources put together at run time: the expression, and what it makes. The classes
 // of EST errors are read from package est.
 var composed = map[string][]string{
-	`"est-" + c.name`:        nil,
+	`"est-" + c.name`:      nil,
 	`code + "-unreadable"`: {"bootstrap-unreadable", "est-identity-unreadable"},
 	`code + state`: {
 		"bootstrap-expired", "bootstrap-not-yet-valid", "est-identity-expired", "est-identity-not-yet-valid",
