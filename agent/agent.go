@@ -130,8 +130,9 @@ func New(o Options) (*Agent, error) {
 		o.Log.Warn().Err(err).Msg("the newest corroborated time could not be read")
 	}
 	a.clock = newClock(&a.o, mark, !o.Config.Clock.Check)
+	stamp := stampOf(o.Config.Files)
 	for _, c := range o.Config.Certificates {
-		if err := a.add(c); err != nil {
+		if err := a.add(c, stamp); err != nil {
 			return nil, err
 		}
 	}
@@ -140,8 +141,8 @@ func New(o Options) (*Agent, error) {
 }
 
 // add makes the keeper of c without starting it.
-func (a *Agent) add(c config.Certificate) error {
-	k, err := newKeeper(a, c)
+func (a *Agent) add(c config.Certificate, stamp string) error {
+	k, err := newKeeper(a, c, stamp)
 	if err != nil {
 		return fmt.Errorf("open certificate %s in the store: %w", c.ID, err)
 	}
@@ -275,7 +276,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		a.o.Log.Error().Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
 	}
 	a.clock.ignore(!cfg.Clock.Check)
-	wanted := map[string]bool{}
+	wanted, stamp := map[string]bool{}, stampOf(cfg.Files)
 	var added, changed, removed []string
 	for _, c := range cfg.Certificates {
 		wanted[c.ID] = true
@@ -285,7 +286,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		a.mu.Unlock()
 		switch {
 		case !have:
-			if err := a.add(c); err != nil {
+			if err := a.add(c, stamp); err != nil {
 				a.o.Log.Error().Err(err).Msg("certificate not taken into keeping")
 				continue
 			}
@@ -296,7 +297,7 @@ func (a *Agent) reload(ctx context.Context) error {
 			case <-k.configure:
 			default:
 			}
-			send(k.configure, c)
+			send(k.configure, configuration{c, stamp})
 			changed = append(changed, c.ID)
 		}
 	}

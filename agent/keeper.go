@@ -24,7 +24,7 @@ type keeper struct {
 	// Mailboxes of one letter each: a sender never waits, and letters that say the same are one.
 	kick      chan struct{}
 	force     chan struct{}
-	configure chan config.Certificate
+	configure chan configuration
 	ping      chan chan<- struct{} // the watchdog's; answered by closing
 	results   chan result
 
@@ -34,6 +34,7 @@ type keeper struct {
 	read atomic.Pointer[string]
 
 	cfg     config.Certificate
+	stamp   string // of the files that cfg was read from
 	retry   store.Retry
 	live    *store.Generation // the last one read; nil while none verifies
 	liveErr error             // why there is none
@@ -44,14 +45,20 @@ type keeper struct {
 	saveErr error              // the retry state could not be written
 }
 
-func newKeeper(a *Agent, c config.Certificate) (*keeper, error) {
+// configuration is a certificate's part of a configuration that was loaded, with the stamp of the files.
+type configuration struct {
+	certificate config.Certificate
+	stamp       string
+}
+
+func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 	stored, err := a.o.Store.Certificate(c.ID)
 	if err != nil {
 		return nil, err
 	}
 	k := &keeper{
-		agent: a, id: c.ID, stored: stored, cfg: c,
-		kick: make(chan struct{}, 1), force: make(chan struct{}, 1), configure: make(chan config.Certificate, 1),
+		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
+		kick: make(chan struct{}, 1), force: make(chan struct{}, 1), configure: make(chan configuration, 1),
 		ping: make(chan chan<- struct{}, 1), results: make(chan result, 1),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
@@ -127,9 +134,9 @@ func (k *keeper) rest(ctx context.Context, d time.Duration) {
 
 // configured takes a changed configuration over. Where it makes the certificate due, that waits for its part of the
 // spread: a rollout must not bring a whole fleet at one second.
-func (k *keeper) configured(c config.Certificate) {
-	before := k.cfg.Policy
-	k.cfg = c
+func (k *keeper) configured(l configuration) {
+	before, c := k.cfg.Policy, l.certificate
+	k.cfg, k.stamp = c, l.stamp
 	if k.live == nil {
 		return
 	}
@@ -202,7 +209,7 @@ func (k *keeper) question() (question, error) {
 	if err := k.repair(); err != nil {
 		return question{}, err
 	}
-	if login := a.login(&k.cfg); login != k.retry.Login {
+	if login := a.login(&k.cfg, k.stamp); login != k.retry.Login {
 		if k.retry.Login != "" {
 			k.retry.Failures, k.retry.NextTry, k.retry.Refusals, k.retry.Problems = 0, time.Time{}, nil, nil
 			k.retry.Drift = store.Drift{}

@@ -15,7 +15,9 @@ import (
 // login is a fingerprint of what a back-off belongs to: where the certificate comes from, who logs in, whom is trusted.
 // When it changes, somebody repaired something and waiting longer would be wrong. It holds no secret and nothing that a
 // secret could be guessed from: a password written into the configuration counts by the files' times.
-func (a *Agent) login(c *config.Certificate) string {
+//
+// stamp is that of the configuration which c stands in: the files may be newer than what was read of them.
+func (a *Agent) login(c *config.Certificate, stamp string) string {
 	h := sha256.New()
 	fmt.Fprintln(h, c.URL, c.RenewURL, c.RenewWith, c.ESTIdentity, c.Auth.HasPassword, c.Auth.Username, c.Trust.SystemRoots)
 	files := append([]string{c.Auth.PasswordFile}, c.Trust.Files...)
@@ -25,10 +27,18 @@ func (a *Agent) login(c *config.Certificate) string {
 		}
 	}
 	if c.Auth.HasPassword && c.Auth.PasswordFile == "" {
-		a.mu.Lock()
-		files = append(files, a.cfg.Files...)
-		a.mu.Unlock()
+		fmt.Fprintln(h, stamp)
 	}
+	fmt.Fprintln(h, stampOf(files))
+	if g, _ := a.estLogin(c); g != nil {
+		fmt.Fprintln(h, g.Meta.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// stampOf changes when one of the files does.
+func stampOf(files []string) string {
+	h := sha256.New()
 	for _, f := range files {
 		path, err := credentialPath(f)
 		if err != nil {
@@ -40,9 +50,6 @@ func (a *Agent) login(c *config.Certificate) string {
 		} else {
 			fmt.Fprintln(h, f, "-")
 		}
-	}
-	if g, _ := a.estLogin(c); g != nil {
-		fmt.Fprintln(h, g.Meta.SHA256)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

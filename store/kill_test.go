@@ -101,7 +101,9 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			t.Errorf("it sent %s and committed %q; live is %q, pending %+v", sent, committed, id, p)
 		}
 		before = id
-		noTemps(t, c)
+		if sent != "" { // else there may be no directory yet
+			noTemps(t, c)
+		}
 		must(t, s.Close())
 	}
 	t.Logf("killed with the request pending %d times, live %d times", pending, live)
