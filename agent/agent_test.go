@@ -838,6 +838,20 @@ type fakeClient struct {
 
 func (c *fakeClient) Close() {}
 
+func (c *fakeClient) Attributes(context.Context) (*est.Attributes, error) { return nil, nil }
+
+func (c *fakeClient) CACerts(context.Context) ([]*x509.Certificate, error) {
+	return []*x509.Certificate{c.ca.cert}, nil
+}
+
+func (c *fakeClient) ServerKeygen(context.Context, []byte, est.Want, crypto.Decrypter) (*est.Issued, error) {
+	return nil, errors.New("this CA makes no keys")
+}
+
+func (c *fakeClient) Known() est.Known {
+	return est.Known{CAs: []*x509.Certificate{c.ca.cert}, Fetched: time.Now()}
+}
+
 func (c *fakeClient) Enroll(_ context.Context, csr []byte, _ est.Want) (*est.Issued, error) {
 	return c.issue(opEnroll, csr)
 }
@@ -885,7 +899,7 @@ func (c *fakeClient) issue(op string, csr []byte) (*est.Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &est.Issued{Leaf: leaf, CAs: []*x509.Certificate{c.ca.cert}, FetchedCAs: []*x509.Certificate{c.ca.cert}, Connections: 1}, nil
+	return &est.Issued{Leaf: leaf, CAs: []*x509.Certificate{c.ca.cert}, Connections: 1}, nil
 }
 
 // syncBuffer is a log that several goroutines write.

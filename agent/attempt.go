@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -18,6 +19,10 @@ import (
 type Enroller interface {
 	Enroll(ctx context.Context, csr []byte, want est.Want) (*est.Issued, error)
 	Reenroll(ctx context.Context, csr []byte, want est.Want) (*est.Issued, error)
+	Attributes(ctx context.Context) (*est.Attributes, error)
+	CACerts(ctx context.Context) ([]*x509.Certificate, error)
+	ServerKeygen(ctx context.Context, csr []byte, want est.Want, unwrap crypto.Decrypter) (*est.Issued, error)
+	Known() est.Known
 	Close()
 }
 
@@ -88,7 +93,7 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		e.Warnings = append(e.Warnings, fmt.Sprintf("stored CA certificates of %s: %v", server.Host, err))
 	}
 	client, err := a.o.Dial(est.Options{
-		URL: server, Anchors: anchors, SystemRoots: c.Trust.SystemRoots, Stored: stored,
+		URL: server, Anchors: anchors, SystemRoots: c.Trust.SystemRoots, Known: est.Known{CAs: stored},
 		Certificate: id.cert, Identity: id.label, Login: login,
 		Now: a.o.Now, Timeout: c.Timeout, UserAgent: "certagent/" + a.o.Version,
 	})
@@ -135,8 +140,8 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		e.Warnings = append(e.Warnings, fmt.Sprintf("the certificate is live, but: %v", err))
 		g = live
 	}
-	if len(issued.FetchedCAs) > 0 {
-		if err := a.o.Store.SaveTrust(server.String(), issued.FetchedCAs); err != nil {
+	if known := client.Known(); !known.Fetched.IsZero() {
+		if err := a.o.Store.SaveTrust(server.String(), known.CAs); err != nil {
 			// The certificate is committed; the next attempt fetches them again.
 			e.Warnings = append(e.Warnings, fmt.Sprintf("store CA certificates: %v", err))
 		}

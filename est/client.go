@@ -2,6 +2,7 @@ package est
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -33,9 +34,20 @@ type Options struct {
 	// nil means the system's.
 	Roots *x509.CertPool
 
-	// Stored are CA certificates that this server's /cacerts gave earlier over an authorised session. They are
-	// accepted above an issued certificate when a fresh /cacerts cannot be had; never for TLS.
-	Stored []*x509.Certificate
+	// Known is what earlier attempts at this URL learned. Its CAs are accepted above an issued certificate when a
+	// fresh /cacerts cannot be had.
+	Known Known
+
+	// Fresh is how old an answer in Known may be that is taken in place of asking /cacerts or /csrattrs again. 0 means
+	// that both are asked at each attempt.
+	Fresh time.Duration
+
+	// RedirectHosts are the other servers, as host or host:port, to which an enrolment may be redirected (RFC 7030
+	// 3.2.1): what only a person may allow.
+	RedirectHosts []string
+
+	// LinkIdentity links each request to its TLS session (RFC 7030 3.5), also where the server does not ask for it.
+	LinkIdentity bool
 
 	// Certificate is offered to the server, with its whole chain, when the server asks for one. nil means none.
 	Certificate *tls.Certificate
@@ -84,7 +96,8 @@ type Client struct {
 	// a later one ends, it is not for the certificate.
 	certificateTaken bool
 
-	cas []*x509.Certificate // what /cacerts answered in this attempt
+	cas   []*x509.Certificate // what /cacerts answered in this attempt
+	known Known               // Options.Known and what this attempt added
 }
 
 // New returns a client for one attempt. It opens no connection. It fails on options that cannot lead to an attempt.
@@ -111,7 +124,7 @@ func New(o Options) (*Client, error) {
 		proxyFor := httpproxy.FromEnvironment().ProxyFunc()
 		o.Proxy = func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) }
 	}
-	c := &Client{o: o}
+	c := &Client{o: o, known: o.Known}
 	if len(o.Anchors) > 0 {
 		c.explicit = poolOf(o.Anchors)
 	}
@@ -156,11 +169,19 @@ func (c *Client) Close() {
 // Want says what else is accepted in an answer.
 type Want struct {
 	CA bool // a CA certificate was asked for
+
+	// Link makes the request anew with a binding in it, same key, same names: for a server that wants it linked to the
+	// TLS session. It is called after the handshake of each connection that the request is to be sent over, and
+	// what it returns is sent in place of the csr given. nil means that such a server cannot be served.
+	Link func(Binding) (csr []byte, err error)
 }
 
 // Issued is a checked answer to an enrolment.
 type Issued struct {
 	Leaf *x509.Certificate // the certificate for the key of the request
+
+	// Key is the private key that the server made, and nil but for [Client.ServerKeygen].
+	Key crypto.Signer
 
 	// Chain holds the intermediates between Leaf and the anchor, in order, without the anchor and without duplicates.
 	Chain []*x509.Certificate
@@ -168,10 +189,6 @@ type Issued struct {
 	// CAs are the anchors to hand to consumers: the self-signed certificates of this server's /cacerts, and the
 	// anchor at which the chain of Leaf ended where that is another one.
 	CAs []*x509.Certificate
-
-	// FetchedCAs is what /cacerts answered over this authorised session, to be stored for Options.Stored of a later
-	// attempt; nil if it could not be fetched.
-	FetchedCAs []*x509.Certificate
 
 	// Warnings tell what the CA left out, added or rewrote in a way that leaves the certificate usable, and what
 	// else went less than well. One sentence each.
@@ -191,7 +208,7 @@ func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
 // Enroll sends a PKCS#10 request (DER) to simpleenroll (RFC 7030 4.2.1) and checks the answer.
 //
 // Before it sends anything that a CA would act on it fetches /cacerts over the same connection. That this fails is
-// a warning as long as Options.Anchors or Options.Stored can vouch for the answer; that the server is not trusted,
+// a warning as long as Options.Anchors or Options.Known can vouch for the answer; that the server is not trusted,
 // or the connection breaks, is the error of the attempt.
 //
 // Of the answer the certificate whose key is the request's is taken. It must chain to Options.Anchors or to the

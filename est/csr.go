@@ -37,6 +37,14 @@ type Template struct {
 	// CA asks for a CA certificate that may issue leaves only: critical basic constraints CA:TRUE with path length 0
 	// and critical key usage keyCertSign and digitalSignature. It is what IoT Edge asks for as its Edge CA.
 	CA bool
+
+	// Hash is that of the signature; 0 means the one that goes with the key.
+	Hash crypto.Hash
+	// Binding is put in as the attribute that links the request to a TLS session; nil means none.
+	Binding *Binding
+	// DecryptKey is the certificate to whose key a server-generated private key shall be encrypted (RFC 7030 4.4.1.2); nil
+	// means none.
+	DecryptKey *x509.Certificate
 }
 
 var (

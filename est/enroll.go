@@ -26,6 +26,7 @@ func (c *Client) caCerts(ctx context.Context) ([]*x509.Certificate, error) {
 		return nil, c.badAnswer(r, a, err)
 	}
 	c.cas = cas
+	c.known.CAs, c.known.Fetched = slices.Clone(cas), a.came
 	return cas, nil
 }
 
@@ -71,7 +72,7 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 		}
 		warnings = append(warnings, fmt.Sprintf("the server's CA certificates could not be fetched: %v", err))
 	}
-	authorities := gather(c.o.Anchors, fetched, c.o.Stored)
+	authorities := gather(c.o.Anchors, fetched, c.o.Known.CAs)
 	if len(authorities.anchors) == 0 {
 		if err == nil {
 			e := c.failHint(r, ErrBadResponse, errors.New("the server's /cacerts has no self-signed CA certificate, "+
@@ -98,7 +99,6 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 		}
 		return nil, e
 	}
-	issued.FetchedCAs = slices.Clone(fetched)
 	issued.Warnings = slices.Concat(warnings, issued.Warnings)
 	issued.PasswordSent = c.passwordSent()
 	issued.Connections = c.connections

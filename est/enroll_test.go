@@ -31,14 +31,15 @@ func TestEnrollOverOneConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	known := c.Known()
 	if !key.PublicKey.Equal(issued.Leaf.PublicKey) || issued.Leaf.Subject.CommonName != "gw-1" {
 		t.Errorf("issued %v, for our key: %v", issued.Leaf.Subject, key.PublicKey.Equal(issued.Leaf.PublicKey))
 	}
 	if len(issued.Chain) != 0 || len(issued.CAs) != 1 || !issued.CAs[0].Equal(s.root.cert) {
 		t.Errorf("chain of %d, %d CAs; want none, and the root", len(issued.Chain), len(issued.CAs))
 	}
-	if len(issued.FetchedCAs) != 1 || !issued.FetchedCAs[0].Equal(s.root.cert) {
-		t.Errorf("fetched %d CAs, want the root", len(issued.FetchedCAs))
+	if len(known.CAs) != 1 || !known.CAs[0].Equal(s.root.cert) || known.Fetched.IsZero() {
+		t.Errorf("fetched %d CAs at %v, want the root", len(known.CAs), known.Fetched)
 	}
 	if len(issued.Warnings) != 0 {
 		t.Errorf("warnings: %q", issued.Warnings)
@@ -181,13 +182,14 @@ func TestCACertsUnavailable(t *testing.T) {
 			}
 
 			o := s.options()
-			o.Stored = []*x509.Certificate{issuing.cert}
-			issued, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
+			o.Known.CAs = []*x509.Certificate{issuing.cert}
+			c := newClient(t, o)
+			issued, err := c.Enroll(t.Context(), csr, Want{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if issued.FetchedCAs != nil || len(issued.CAs) != 1 || !issued.CAs[0].Equal(issuing.cert) {
-				t.Errorf("fetched %d, CAs %d; want none, and the stored one", len(issued.FetchedCAs), len(issued.CAs))
+			if !c.Known().Fetched.IsZero() || len(issued.CAs) != 1 || !issued.CAs[0].Equal(issuing.cert) {
+				t.Errorf("fetched at %v, CAs %d; want never, and the stored one", c.Known().Fetched, len(issued.CAs))
 			}
 			if len(issued.Warnings) != 1 || !strings.Contains(issued.Warnings[0], "could not be fetched") {
 				t.Errorf("warnings %q", issued.Warnings)
