@@ -23,13 +23,16 @@ type pair struct {
 }
 
 // authority is the CA: its root, the pair that issues, and the server certificate that it made for itself. It does not
-// change once it is made, so it needs no lock.
+// change once it is made: a rollover puts another in its place.
 type authority struct {
 	root    pair
 	issuing pair // the root, or an intermediate below it
 	tlsRoot pair // the root, or one of its own
 	server  pair
 	chain   [][]byte // of the TLS handshake: server certificate, intermediate, root
+
+	next     pair      // the root to come, between Rollover and FinishRollover
+	rollover *Rollover // the last one that was begun; nil if there was none
 }
 
 // Extensions that are copied from a request (RFC 5280 section 4.2.1).
@@ -39,6 +42,20 @@ var (
 	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
 	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
+
+// oidCMCRA is id-kp-cmcRA (RFC 6402 section 2.10): its bearer is an EST server by the CA's word.
+var oidCMCRA = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
+
+// serverUsages are those of the server certificate.
+func (o Options) serverUsages() (usages []x509.ExtKeyUsage, unknown []asn1.ObjectIdentifier) {
+	if !o.NoServerAuth {
+		usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	}
+	if o.CMCRA {
+		unknown = []asn1.ObjectIdentifier{oidCMCRA}
+	}
+	return usages, unknown
+}
 
 // sign issues template, whose PublicKey says for which key, with a random serial number of 128 bits. The certificate
 // never outlives its issuer, unless that has expired already.
@@ -105,14 +122,14 @@ func caTemplate(cn string, public any, now time.Time, lifetime time.Duration) *x
 }
 
 // serverTemplate is the certificate of the EST server itself.
-func serverTemplate(hosts []string, public any, now time.Time, lifetime time.Duration) *x509.Certificate {
+func serverTemplate(hosts []string, public any, now time.Time, o Options) *x509.Certificate {
 	t := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "certagent test EST server"},
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		PublicKey:             public,
 	}
+	t.ExtKeyUsage, t.UnknownExtKeyUsage = o.serverUsages()
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {
 			t.IPAddresses = append(t.IPAddresses, ip)
@@ -120,7 +137,7 @@ func serverTemplate(hosts []string, public any, now time.Time, lifetime time.Dur
 			t.DNSNames = append(t.DNSNames, h)
 		}
 	}
-	valid(t, now, lifetime)
+	valid(t, now, o.ServerLifetime)
 	return t
 }
 

@@ -45,8 +45,11 @@ func (s *Server) clientCertificate(r *http.Request) (cert *x509.Certificate, ref
 	for _, c := range r.TLS.PeerCertificates[1:] {
 		between.AddCert(c)
 	}
+	s.mu.Lock()
+	accepted := s.accepted
+	s.mu.Unlock()
 	_, err := cert.Verify(x509.VerifyOptions{
-		Roots:         s.accepted,
+		Roots:         accepted,
 		Intermediates: between,
 		CurrentTime:   s.options.Now(),
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -123,7 +126,7 @@ func (s *Server) Issue(csr *x509.CertificateRequest, alter ...func(*x509.Certifi
 	for _, f := range alter {
 		f(template)
 	}
-	return s.authority.issuing.sign(template)
+	return s.ca().issuing.sign(template)
 }
 
 // IssueBootstrap issues a client certificate for cn and makes its key: what a device is born with. certPEM has the
@@ -142,12 +145,13 @@ func (s *Server) issueBootstrap(cn string, lifetime time.Duration) (certificate,
 	if err != nil {
 		return nil, nil, err
 	}
-	cert, err := s.authority.issuing.sign(bootstrapTemplate(cn, private.Public(), s.options.Now(), lifetime))
+	ca := s.ca()
+	cert, err := ca.issuing.sign(bootstrapTemplate(cn, private.Public(), s.options.Now(), lifetime))
 	if err != nil {
 		return nil, nil, err
 	}
 	key, err = keyPEM(private)
-	return certPEM(append([]*x509.Certificate{cert}, s.authority.intermediates()...)...), key, err
+	return certPEM(append([]*x509.Certificate{cert}, ca.intermediates()...)...), key, err
 }
 
 // enrol answers a request that may be answered. It returns errNotApproved for one that must wait.
@@ -171,9 +175,4 @@ func (s *Server) enrol(ex *exchange, csr *x509.CertificateRequest) (*x509.Certif
 		ex.login.Issued, ex.unspent = cert, false
 	}
 	return cert, err
-}
-
-// caCerts is what /cacerts answers: the root, and the intermediate below it.
-func (s *Server) caCerts() []*x509.Certificate {
-	return append([]*x509.Certificate{s.Root}, s.authority.intermediates()...)
 }

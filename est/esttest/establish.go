@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,8 @@ const (
 	nameServer       = "server"
 	nameBootstrap    = "bootstrap"
 )
+
+const intermediateName = "certagent test intermediate CA"
 
 // standardHosts are in every server certificate.
 func standardHosts() []string {
@@ -41,7 +44,7 @@ func establish(f folder, o Options) (*authority, error) {
 	}
 	a.issuing, a.tlsRoot = a.root, a.root
 	if o.Intermediate {
-		a.issuing, err = f.ca(nameIntermediate, "certagent test intermediate CA", a.root, now, o.RootLifetime)
+		a.issuing, err = f.ca(nameIntermediate, intermediateName, a.root, now, o.RootLifetime)
 		if err != nil {
 			return nil, err
 		}
@@ -53,28 +56,8 @@ func establish(f folder, o Options) (*authority, error) {
 		}
 		serverIssuer = a.tlsRoot
 	}
-
-	hosts := o.Hosts
-	if !o.OnlyHosts {
-		hosts = append(standardHosts(), hosts...)
-	}
-	above := []*x509.Certificate{serverIssuer.cert}
-	if serverIssuer.cert != a.tlsRoot.cert {
-		above = append(above, a.tlsRoot.cert)
-	}
-	a.server, err = f.leaf(leafSpec{
-		name: nameServer, mode: 0o644, issuer: serverIssuer, above: above, now: now,
-		good: func(c *x509.Certificate) bool { return sameHosts(c, hosts) },
-		make: func(key *ecdsa.PrivateKey) *x509.Certificate {
-			return serverTemplate(hosts, key.Public(), now, o.ServerLifetime)
-		},
-	})
-	if err != nil {
+	if err := a.serveUnder(f, serverIssuer, o); err != nil {
 		return nil, err
-	}
-	a.chain = [][]byte{a.server.cert.Raw}
-	for _, c := range above {
-		a.chain = append(a.chain, c.Raw)
 	}
 
 	if o.Bootstrap != "" {
@@ -87,6 +70,40 @@ func establish(f folder, o Options) (*authority, error) {
 		})
 	}
 	return a, err
+}
+
+// serveUnder makes the server certificate, or loads it where it fits, and the chain of the handshake.
+func (a *authority) serveUnder(f folder, issuer pair, o Options) (err error) {
+	hosts := o.Hosts
+	if !o.OnlyHosts {
+		hosts = append(standardHosts(), hosts...)
+	}
+	above := []*x509.Certificate{issuer.cert}
+	if issuer.cert != a.tlsRoot.cert {
+		above = append(above, a.tlsRoot.cert)
+	}
+	now := o.Now()
+	a.server, err = f.leaf(leafSpec{
+		name: nameServer, mode: 0o644, issuer: issuer, above: above, now: now,
+		good: func(c *x509.Certificate) bool { return sameHosts(c, hosts) && sameUsages(c, o) },
+		make: func(key *ecdsa.PrivateKey) *x509.Certificate {
+			return serverTemplate(hosts, key.Public(), now, o)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.chain = [][]byte{a.server.cert.Raw}
+	for _, c := range above {
+		a.chain = append(a.chain, c.Raw)
+	}
+	return nil
+}
+
+func sameUsages(c *x509.Certificate, o Options) bool {
+	usages, unknown := o.serverUsages()
+	return slices.Equal(c.ExtKeyUsage, usages) &&
+		slices.EqualFunc(c.UnknownExtKeyUsage, unknown, asn1.ObjectIdentifier.Equal)
 }
 
 // intermediates are what stands between an issued certificate and the root: one certificate, or none.

@@ -3,11 +3,11 @@ package esttest
 import (
 	"context"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/globalsign/est"
 	"go.mozilla.org/pkcs7"
@@ -20,14 +20,8 @@ type globalsignFace struct {
 }
 
 func newGlobalsignFace(s *Server) (*globalsignFace, error) {
-	ca := globalsignCA{server: s}
-	if s.options.CSRAttrs != nil {
-		if err := ca.attrs.Unmarshal(s.options.CSRAttrs); err != nil {
-			return nil, fmt.Errorf("decode CSRAttrs: %w", err)
-		}
-	}
 	router, err := est.NewRouter(&est.ServerConfig{
-		CA: ca,
+		CA: globalsignCA{s},
 		CheckBasicAuth: func(_ context.Context, r *http.Request, _, _, _ string) error {
 			if !s.mayEnrol(exchangeOf(r).login) {
 				return errors.New("no login")
@@ -47,13 +41,19 @@ func (f *globalsignFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if !f.server.options.SendChain || op != "simpleenroll" && op != "simplereenroll" {
+	o := f.server.options
+	chain := o.SendChain && (op == "simpleenroll" || op == "simplereenroll")
+	if !chain && (o.CSRAttrs == nil || op != "csrattrs") {
 		f.router.ServeHTTP(w, r)
 		return
 	}
 	answer := capture(f.router, r)
-	if issued := exchangeOf(r).login.Issued; answer.status == http.StatusOK && issued != nil {
-		body, err := certsOnly(append([]*x509.Certificate{issued}, f.server.authority.intermediates()...), 76, "\r\n")
+	switch issued := exchangeOf(r).login.Issued; {
+	case answer.status != http.StatusOK:
+	case op == "csrattrs": // the router would decode it, and encode it in an order of its own
+		answer.body = base64Lines(o.CSRAttrs, 76, "\r\n")
+	case issued != nil:
+		body, err := certsOnly(append([]*x509.Certificate{issued}, f.server.ca().intermediates()...), 76, "\r\n")
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -73,20 +73,21 @@ func certsOnly(certs []*x509.Certificate, columns int, newline string) ([]byte, 
 	if err != nil {
 		return nil, fmt.Errorf("encode certs-only message: %w", err)
 	}
-	var b strings.Builder
-	for text := base64.StdEncoding.EncodeToString(message); text != ""; {
+	return base64Lines(message, columns, newline), nil
+}
+
+func base64Lines(der []byte, columns int, newline string) []byte {
+	var lines []byte
+	for text := base64.StdEncoding.EncodeToString(der); text != ""; {
 		n := min(columns, len(text))
-		b.WriteString(text[:n] + newline)
+		lines = append(lines, text[:n]+newline...)
 		text = text[n:]
 	}
-	return []byte(b.String()), nil
+	return lines
 }
 
 // globalsignCA is the CA as globalsign/est wants to see it.
-type globalsignCA struct {
-	server *Server
-	attrs  est.CSRAttrs
-}
+type globalsignCA struct{ server *Server }
 
 var _ est.CA = globalsignCA{}
 
@@ -95,12 +96,18 @@ func (c globalsignCA) CACerts(context.Context, string, *http.Request) ([]*x509.C
 }
 
 func (c globalsignCA) CSRAttrs(context.Context, string, *http.Request) (est.CSRAttrs, error) {
-	return c.attrs, nil
+	if c.server.options.ProofOfPossession {
+		return est.CSRAttrs{OIDs: []asn1.ObjectIdentifier{oidChallengePassword}}, nil
+	}
+	return est.CSRAttrs{}, nil
 }
 
 func (c globalsignCA) Enroll(
 	_ context.Context, csr *x509.CertificateRequest, _ string, r *http.Request,
 ) (*x509.Certificate, error) {
+	if c.server.options.ProofOfPossession && !provesPossession(csr, r.TLS.TLSUnique, oidChallengePassword, oidIdentityLinking) {
+		return nil, refusal{http.StatusBadRequest, "the request is not linked to its TLS session", 0}
+	}
 	cert, err := c.server.enrol(exchangeOf(r), csr)
 	if errors.Is(err, errNotApproved) {
 		return nil, refusal{http.StatusAccepted, err.Error(), approvalSeconds}

@@ -1,11 +1,13 @@
 package esttest_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"testing"
@@ -168,6 +170,47 @@ func TestGlobalsignReenrols(t *testing.T) {
 	newClient(t, s, withPassword("estuser", "estpwd")).post("simplereenroll", same).want(t, 403)
 }
 
+// On this face either attribute links a request, and the CA says 400 to one that is not linked.
+func TestGlobalsignProofOfPossession(t *testing.T) {
+	challengePassword := asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
+	identityLinking := asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 58}
+	s := esttest.New(t, esttest.Options{ProofOfPossession: true})
+	for _, tt := range []struct {
+		name   string
+		id     asn1.ObjectIdentifier
+		proof  func(unique []byte) string
+		status int
+	}{
+		{"challengePassword", challengePassword, base64.StdEncoding.EncodeToString, 200},
+		{"estIdentityLinking", identityLinking, base64.StdEncoding.EncodeToString, 200},
+		{"of another session", challengePassword, func([]byte) string { return "AAAAAAAAAAAAAAAA" }, 400},
+		{"missing", challengePassword, func([]byte) string { return "" }, 400},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			conn := dial(t, s)
+			if v := conn.ConnectionState().Version; v != tls.VersionTLS12 {
+				t.Fatalf("TLS version %s", tls.VersionName(v))
+			}
+			writePost(t, conn, linkedCSR(t, tt.id, tt.proof(conn.ConnectionState().TLSUnique)),
+				"Authorization: Basic ZXN0dXNlcjplc3Rwd2Q=\r\nContent-Transfer-Encoding: base64\r\n")
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != tt.status {
+				t.Errorf("status %d, want %d", resp.StatusCode, tt.status)
+			}
+		})
+	}
+	t.Run("csrattrs asks for it", func(t *testing.T) {
+		want := must(asn1.Marshal([]asn1.ObjectIdentifier{challengePassword}))
+		body := newClient(t, s).get("csrattrs").want(t, 200).body
+		if got := must(base64.StdEncoding.DecodeString(string(body))); !bytes.Equal(got, want) {
+			t.Errorf("csrattrs %x, want %x", got, want)
+		}
+	})
+}
+
 func TestGlobalsignManualApproval(t *testing.T) {
 	s := esttest.New(t, esttest.Options{ManualApproval: true})
 	c := newClient(t, s, withPassword("estuser", "estpwd"))
@@ -236,12 +279,14 @@ func TestLabel(t *testing.T) {
 }
 
 func TestCSRAttrs(t *testing.T) {
-	der := must(asn1.Marshal([]asn1.ObjectIdentifier{{1, 2, 840, 113549, 1, 9, 7}}))
-	faces(t, func(t *testing.T, libest bool) {
-		s := esttest.New(t, esttest.Options{LikeLibest: libest, CSRAttrs: der})
-		body := string(newClient(t, s).get("csrattrs").want(t, 200).body)
-		if got := strings.TrimRight(body, "\r\n\x00"); got != strings.TrimSpace(wrap(der, 76, "\n")) {
-			t.Errorf("csrattrs %q", body)
-		}
-	})
+	// The second is none at all: the server says what it is told to.
+	for _, der := range [][]byte{must(asn1.Marshal([]asn1.ObjectIdentifier{{1, 2, 840, 113549, 1, 9, 7}})), {0x30, 0x80}} {
+		faces(t, func(t *testing.T, libest bool) {
+			s := esttest.New(t, esttest.Options{LikeLibest: libest, CSRAttrs: der})
+			body := string(newClient(t, s).get("csrattrs").want(t, 200).body)
+			if got := strings.TrimRight(body, "\r\n\x00"); got != strings.TrimSpace(wrap(der, 76, "\n")) {
+				t.Errorf("csrattrs %q", body)
+			}
+		})
+	}
 }

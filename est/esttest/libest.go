@@ -11,6 +11,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -73,7 +74,7 @@ func (f *libestFace) enrol(w http.ResponseWriter, r *http.Request) {
 		f.fail(w, http.StatusBadRequest)
 		return
 	}
-	if f.server.options.ProofOfPossession && !provesPossession(csr, r.TLS.TLSUnique) {
+	if f.server.options.ProofOfPossession && !provesPossession(csr, r.TLS.TLSUnique, oidChallengePassword) {
 		f.askLogin(w, ex)
 		return
 	}
@@ -135,7 +136,7 @@ func (f *libestFace) attributes() []byte {
 			{1, 2, 840, 113549, 1, 9, 1},     // emailAddress
 			{1, 3, 132, 0, 34},               // secp384r1
 			{2, 16, 840, 1, 101, 3, 4, 2, 2}, // sha384
-			{1, 2, 840, 113549, 1, 9, 7},     // challengePassword
+			oidChallengePassword,
 		}
 		if !f.server.options.ProofOfPossession {
 			oids = oids[:4]
@@ -168,8 +169,14 @@ func parseLibestRequest(body []byte) (*x509.CertificateRequest, error) {
 	return csr, csr.CheckSignature()
 }
 
-// provesPossession reports whether the challengePassword of a request is tls-unique in base64 (RFC 7030 section 3.5).
-func provesPossession(csr *x509.CertificateRequest, tlsUnique []byte) bool {
+// Attributes that can link a request to its TLS session.
+var (
+	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}         // RFC 7030 section 3.5
+	oidIdentityLinking   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 58} // RFC 7894 section 3.3
+)
+
+// provesPossession reports whether the first attribute of a request that is in one of these is tls-unique in base64.
+func provesPossession(csr *x509.CertificateRequest, tlsUnique []byte, in ...asn1.ObjectIdentifier) bool {
 	if len(tlsUnique) == 0 {
 		return false
 	}
@@ -187,7 +194,7 @@ func provesPossession(csr *x509.CertificateRequest, tlsUnique []byte) bool {
 	}
 	want := base64.StdEncoding.EncodeToString(tlsUnique)
 	for _, a := range info.Attributes {
-		if a.ID.Equal(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}) && len(a.Values) == 1 {
+		if slices.ContainsFunc(in, a.ID.Equal) && len(a.Values) == 1 {
 			return subtle.ConstantTimeCompare(a.Values[0].Bytes, []byte(want)) == 1
 		}
 	}

@@ -419,6 +419,12 @@ func TestLibestProofOfPossession(t *testing.T) {
 // challengeCSR is a request with a challengePassword, which crypto/x509 cannot make; an empty one is left out.
 func challengeCSR(t *testing.T, password string) []byte {
 	t.Helper()
+	return linkedCSR(t, asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}, password)
+}
+
+// linkedCSR is a request with an attribute of one string, which is left out if empty.
+func linkedCSR(t *testing.T, id asn1.ObjectIdentifier, value string) []byte {
+	t.Helper()
 	key := newKey(t)
 	plain := parseCSR(t, newCSR(t, key, x509.CertificateRequest{Subject: pkix.Name{CommonName: "device"}}))
 	type attribute struct {
@@ -435,8 +441,8 @@ func challengeCSR(t *testing.T, password string) []byte {
 		Subject:   asn1.RawValue{FullBytes: plain.RawSubject},
 		PublicKey: asn1.RawValue{FullBytes: plain.RawSubjectPublicKeyInfo},
 	}
-	if password != "" {
-		info.Attributes = []attribute{{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}, []string{password}}}
+	if value != "" {
+		info.Attributes = []attribute{{id, []string{value}}}
 	}
 	der := must(asn1.Marshal(info))
 	sum := sha256.Sum256(der)

@@ -61,9 +61,18 @@ type Options struct {
 	// LikeLibest chooses the face that behaves like cisco's libest example server (see the package comment).
 	LikeLibest bool
 
-	// Digest asks for HTTP Digest in place of Basic. ProofOfPossession demands the challengePassword of RFC 7030
-	// section 3.5: tls-unique, base64. Both need LikeLibest.
-	Digest            bool
+	// CMCRA adds id-kp-cmcRA (RFC 6402 section 2.10) to the usages of the server certificate. NoServerAuth leaves
+	// id-kp-serverAuth out of them; it needs CMCRA.
+	CMCRA        bool
+	NoServerAuth bool
+
+	// Digest asks for HTTP Digest in place of Basic. It needs LikeLibest.
+	Digest bool
+
+	// ProofOfPossession demands that a request is linked to the TLS session by a challengePassword (RFC 7030 section
+	// 3.5): tls-unique, base64. It keeps the server to TLS 1.2, and names challengePassword in /csrattrs unless
+	// CSRAttrs says something else. Of the two faces only globalsign's, whose CA then answers 400 in place of
+	// libest's 401, also takes an estIdentityLinking (RFC 7894 section 3.3) for it.
 	ProofOfPossession bool
 
 	// Workers is how many connections the LikeLibest face serves at a time, 1 to 5 (0 means 1); the next one waits
@@ -85,8 +94,8 @@ type Options struct {
 	// CAFile) is then not what /cacerts says.
 	SeparateTLSRoot bool
 
-	// CSRAttrs is the DER of what /csrattrs answers (RFC 7030 section 4.5.2). Nil means an empty list from the
-	// globalsign face, and libest's four object identifiers from the other.
+	// CSRAttrs is the DER of what /csrattrs answers (RFC 7030 section 4.5.2), byte for byte, also if it is none. Nil
+	// means an empty list from the globalsign face, and libest's four object identifiers from the other.
 	CSRAttrs []byte
 
 	// ClientCAs are further CAs whose certificates are a login, such as a manufacturer's for IDevIDs.
@@ -141,7 +150,7 @@ func (o Options) completed() (Options, error) {
 	}
 	refuse(o.Workers < 1 || o.Workers > 5, "workers is %d, must be 1 to 5", o.Workers)
 	refuse(o.Digest && !o.LikeLibest, "digest works only in the libest face")
-	refuse(o.ProofOfPossession && !o.LikeLibest, "proof of possession works only in the libest face")
+	refuse(o.NoServerAuth && !o.CMCRA, "a server certificate without serverAuth needs cmcRA, or it would be for any use")
 	refuse(o.SendChain && o.LikeLibest, "libest never sends a chain")
 	refuse(o.SendChain && !o.Intermediate, "without an intermediate there is no chain to send")
 	refuse(o.OnlyHosts && len(o.Hosts) == 0, "a server certificate needs at least one host")

@@ -70,7 +70,7 @@ func FuzzParseLibestRequest(f *testing.F) {
 			t.Error("accepted a wrong signature")
 		}
 		if err == nil {
-			provesPossession(csr, []byte("unique"))
+			provesPossession(csr, []byte("unique"), oidChallengePassword, oidIdentityLinking)
 		}
 	})
 }

@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// Server is a CA and an EST server that listens. Its methods may be called from any goroutine.
+// Server is a CA and an EST server that listens. Its methods may be called from any goroutine. Its fields are as Open made
+// them; a Rollover does not change them.
 type Server struct {
 	// Root is the CA that issues, or that the issuing intermediate is below.
 	Root *x509.Certificate
@@ -27,9 +28,6 @@ type Server struct {
 	Issuer *x509.Certificate
 
 	options   Options // complete; never changed
-	authority *authority
-	accepted  *x509.CertPool // CAs whose certificates are a login; never changed
-	tls       *tls.Config
 	face      http.Handler
 	nonces    nonces
 	caFile    string
@@ -37,7 +35,11 @@ type Server struct {
 	binding   *binding
 
 	mu          sync.Mutex // guards everything below
-	running     *running   // nil during an outage and after Close
+	authority   *authority
+	accepted    *x509.CertPool      // CAs whose certificates are a login; replaced, never changed
+	tls         *tls.Config         // for new connections; replaced, never changed
+	cas         []*x509.Certificate // what SetCACerts says; empty if nothing
+	running     *running            // nil during an outage and after Close
 	closed      bool
 	lifetime    time.Duration
 	refuse      func(*x509.Certificate) bool
@@ -140,6 +142,7 @@ func (s *Server) placeCAFile() error {
 	return nil
 }
 
+// tlsConfig returns the TLS settings for the CA as it is.
 func (s *Server) tlsConfig() *tls.Config {
 	c := &tls.Config{
 		Certificates: []tls.Certificate{{
@@ -161,6 +164,9 @@ func (s *Server) tlsConfig() *tls.Config {
 	}
 	if s.options.LikeLibest || s.options.RefuseByAlert {
 		c.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	if s.options.ProofOfPossession {
+		c.MaxVersion = tls.VersionTLS12 // tls-unique is not defined for TLS 1.3 (RFC 9266 section 1)
 	}
 	if s.options.RefuseByAlert {
 		c.VerifyConnection = func(cs tls.ConnectionState) error {
@@ -218,7 +224,12 @@ func (s *Server) Start() error {
 	}
 	for _, l := range listeners {
 		run.listeners.Go(func() { // until Stop
-			if err := run.http.Serve(tls.NewListener(l, s.tls)); ctx.Err() == nil {
+			secured := tls.NewListener(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.tls, nil
+			}})
+			if err := run.http.Serve(secured); ctx.Err() == nil {
 				run.http.ErrorLog.Printf("EST test server: %v", err)
 			}
 		})
@@ -271,7 +282,7 @@ func (s *Server) URL() string {
 	return "https://" + net.JoinHostPort(host, port) + strings.TrimSuffix(basePath(s.options.Label), "/")
 }
 
-// RootPEM is the CA certificate behind the server certificate: what a client puts into its trust anchors.
+// RootPEM is the CA certificate behind the server certificate as Open made it: what a client puts into its trust anchors.
 func (s *Server) RootPEM() []byte { return certPEM(s.TLSRoot) }
 
 // CAFile is the absolute path of a file with RootPEM. It is gone after Close if the CA was in memory only.

@@ -86,13 +86,13 @@ func TestServerHosts(t *testing.T) {
 func TestServerOptions(t *testing.T) {
 	_, err := esttest.Open(esttest.Options{
 		Lifetime: time.Millisecond, Workers: 6, Digest: true, ProofOfPossession: true, SendChain: true,
-		Bootstrap: "b", Label: "cacerts", User: "a:b", OnlyHosts: true,
+		Bootstrap: "b", Label: "cacerts", User: "a:b", OnlyHosts: true, NoServerAuth: true,
 	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, part := range []string{
-		"lifetime", "workers", "digest", "proof", "chain", "directory", "label", "colon", "host",
+		"lifetime", "workers", "digest", "cmcRA", "chain", "directory", "label", "colon", "host",
 	} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is not mentioned in: %v", part, err)
