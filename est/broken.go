@@ -29,11 +29,11 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return c.fail(r, ErrUnavailable, nil, fmt.Errorf("nothing more came within %v: %s", c.o.Timeout, k.stage(began)))
 	}
 	switch {
-	case k.proxyError != nil:
-		return c.failHint(r, ErrUnavailable, k.proxyError,
+	case k.proxy != nil && k.proxy.Reached:
+		return c.failHint(r, ErrUnavailable, k.proxy,
 			"check HTTPS_PROXY and NO_PROXY, and that the proxy lets this device through")
-	case !k.reached && k.proxy != nil:
-		return c.failHint(r, ErrUnavailable, err, "check HTTPS_PROXY and NO_PROXY, and that the proxy runs")
+	case k.proxy != nil:
+		return c.failHint(r, ErrUnavailable, k.proxy, "check HTTPS_PROXY and NO_PROXY, and that the proxy runs")
 	case !k.reached:
 		return c.failHint(r, ErrUnavailable, err, "check host and port in the URL, the network, and that the server runs")
 	case !k.secured && !fromOutside(err):
@@ -125,8 +125,10 @@ func (k *conn) stage(began bool) string {
 		return "the answer came only in part"
 	case k.secured:
 		return "connected, but no answer"
-	case k.reached && k.proxy != nil:
+	case k.proxy != nil && k.proxy.Reached:
 		return "the proxy is reached, but not the server behind it"
+	case k.proxy != nil:
+		return "the proxy is not reached"
 	case k.reached:
 		return "connected, but the TLS handshake did not end"
 	}

@@ -11,8 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"time"
-
-	"golang.org/x/net/http/httpproxy"
 )
 
 // Options says which server a [Client] talks to, what it trusts, and who it comes as. New reads it once; later
@@ -67,9 +65,8 @@ type Options struct {
 	// the context bounds it as a whole.
 	Timeout time.Duration
 
-	// Proxy returns the proxy for a request, as http.Transport's field does; http, https and socks5 are understood.
-	// An https proxy's own certificate is verified by the implicit anchors. nil means HTTPS_PROXY and NO_PROXY as
-	// the environment has them at New.
+	// Proxy returns the proxy for a request, as [Dialer.Proxy] does. An https proxy's own certificate is verified by the
+	// implicit anchors. nil means HTTPS_PROXY and NO_PROXY as the environment has them.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// UserAgent is the User-Agent header. "" means "certagent".
@@ -82,6 +79,7 @@ const defaultTimeout = time.Minute
 // use.
 type Client struct {
 	o        Options
+	dialer   Dialer
 	explicit *x509.CertPool // nil without Options.Anchors
 	implicit *x509.CertPool // nil without Options.SystemRoots
 
@@ -120,11 +118,7 @@ func New(o Options) (*Client, error) {
 	if o.UserAgent == "" {
 		o.UserAgent = "certagent"
 	}
-	if o.Proxy == nil {
-		proxyFor := httpproxy.FromEnvironment().ProxyFunc()
-		o.Proxy = func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) }
-	}
-	c := &Client{o: o, known: o.Known}
+	c := &Client{o: o, dialer: Dialer{Proxy: o.Proxy, ProxyRoots: o.Roots, Now: o.Now}, known: o.Known}
 	if len(o.Anchors) > 0 {
 		c.explicit = poolOf(o.Anchors)
 	}

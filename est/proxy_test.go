@@ -186,19 +186,19 @@ func TestProxyFromEnvironment(t *testing.T) {
 	t.Setenv("https_proxy", "")
 	t.Setenv("NO_PROXY", "inside.example")
 	t.Setenv("no_proxy", "")
-	c := newClient(t, Options{URL: mustParse(t, "https://h/"), SystemRoots: true})
-	for url, want := range map[string]string{
-		"https://est.example/":    "127.0.0.1:3128",
-		"https://inside.example/": "",
-		"https://localhost:8085/": "", // never through a proxy
+	var d Dialer
+	for address, want := range map[string]string{
+		"est.example:443":    "127.0.0.1:3128",
+		"inside.example:443": "",
+		"localhost:8085":     "", // never through a proxy
 	} {
-		proxy, err := c.o.Proxy(&http.Request{URL: mustParse(t, url)})
+		proxy, err := d.proxyFor(t.Context(), address)
 		got := ""
 		if proxy != nil {
 			got = proxy.Host
 		}
 		if err != nil || got != want {
-			t.Errorf("%s: %q, %v; want %q", url, got, err, want)
+			t.Errorf("%s: %q, %v; want %q", address, got, err, want)
 		}
 	}
 }
