@@ -38,10 +38,12 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return c.failHint(r, ErrUnavailable, err, "check host and port in the URL, the network, and that the server runs")
 	case !k.secured && !fromOutside(err):
 		return c.insecure(r, err)
-	case began, k.answered, k.offered && c.certificateTaken:
+	case began, k.answered, k.offered && c.certificateTaken == k.origin:
 		return c.fail(r, ErrUnavailable, nil, err)
 	case k.offered:
 		return c.probe(ctx, r, err)
+	case !c.named(k.origin):
+		return c.fail(r, ErrUnavailable, nil, err) // what it wants of us is not ours to give
 	case k.asked && isRemoteAlert(err):
 		e := c.failHint(r, ErrUnauthorized,
 			fmt.Errorf("it asked for a certificate, got none, and ended the connection: %w", err), hintDemanded)
@@ -74,7 +76,7 @@ func (c *Client) insecure(r *request, err error) *Error {
 // shows as an alert, a reset or a plain end, as luck has it. So /cacerts is asked for once, without the certificate:
 // if that is answered, the certificate was refused.
 func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
-	a, err := c.withoutCertificate(ctx)
+	a, err := c.withoutCertificate(ctx, r)
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = r.op
 		if e.Class == ErrUnauthorized {
@@ -93,23 +95,33 @@ func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
 	return e
 }
 
-// refusedInFront finds out whether HTTP 400 to /cacerts is about our certificate: nginx and its like, ending TLS in front
-// of an EST server, answer so to every request of a client whose certificate they cannot verify. It is nil if not.
-func (c *Client) refusedInFront(ctx context.Context, r *request) *Error {
-	a, err := c.withoutCertificate(ctx)
+// refusedInFront finds out whether HTTP 400 to get, a request for /cacerts, is about our certificate, and so why r fails:
+// nginx and its like, ending TLS in front of an EST server, answer so to every request of a client whose certificate
+// they cannot verify. It is nil if not.
+func (c *Client) refusedInFront(ctx context.Context, r, get *request) *Error {
+	if c.certificateTaken != originOf(get.target) {
+		return nil
+	}
+	a, err := c.withoutCertificate(ctx, get)
 	if err != nil || a.status != http.StatusOK {
 		return nil
 	}
-	e := c.failHint(r, ErrUnauthorized, errors.New("it answers nothing else when offered the certificate, and answers without it"), hintRefused)
+	e := c.failHint(r, ErrUnauthorized,
+		errors.New("it answers nothing else when offered the certificate, and answers without it"), hintRefused)
 	e.Status, e.Refusal = http.StatusBadRequest, true
 	return e
 }
 
-// withoutCertificate asks for /cacerts over a connection of its own, without our certificate.
-func (c *Client) withoutCertificate(ctx context.Context) (*answer, error) {
+// withoutCertificate asks for /cacerts, at the server that r went to, over a connection of its own and without our
+// certificate.
+func (c *Client) withoutCertificate(ctx context.Context, r *request) (*answer, error) {
 	c.hangUp()
 	defer c.hangUp() // nothing else may be asked over that connection
-	return c.once(ctx, &request{op: "cacerts", target: c.o.URL.JoinPath("cacerts")})
+	target := r.target
+	if r.op != "cacerts" {
+		target = target.JoinPath("..", "cacerts")
+	}
+	return c.once(ctx, &request{op: "cacerts", target: target, hosts: r.hosts})
 }
 
 func (c *Client) failHint(r *request, class, err error, hint string) *Error {

@@ -81,16 +81,11 @@ type authorities struct {
 	roots         []*x509.Certificate // the self-signed ones that came from the server
 }
 
-// gather sorts what is trusted. Explicit anchors are taken as they are. Of what the server's /cacerts gave, now or, if
-// it gave nothing now, earlier, only self-signed CA certificates become anchors; RFC 7030 4.1.3 has the others
-// verified before they are used, so they are intermediates.
-func gather(explicit, fetched, stored []*x509.Certificate) authorities {
-	given := fetched
-	if len(given) == 0 {
-		given = stored
-	}
-	a := authorities{anchors: slices.Clone(explicit)}
-	for _, cert := range given {
+// gather sorts what is trusted. Explicit anchors are taken as they are. Of what the server's /cacerts gave only self-signed
+// CA certificates become anchors; RFC 7030 4.1.3 has the others verified before they are used, so they are intermediates.
+func gather(explicit []*x509.Certificate, known Known) authorities {
+	a := authorities{anchors: slices.Concat(explicit, known.TLSAnchors)}
+	for _, cert := range known.CAs {
 		if isRoot(cert) {
 			a.anchors = append(a.anchors, cert)
 			a.roots = append(a.roots, cert)
@@ -98,7 +93,7 @@ func gather(explicit, fetched, stored []*x509.Certificate) authorities {
 			a.intermediates = append(a.intermediates, cert)
 		}
 	}
-	a.anchors, a.intermediates, a.roots = unique(a.anchors), unique(a.intermediates), unique(a.roots)
+	a.anchors = unique(a.anchors)
 	return a
 }
 
@@ -222,6 +217,15 @@ func verifyIssued(leaf *x509.Certificate, answer []*x509.Certificate, above auth
 			"issued certificate %s is itself a trust anchor", subjectOf(leaf))
 	}
 	return shortest, nil
+}
+
+// wantsAuthority reports whether err is that of an issued certificate that other CA certificates could verify.
+func wantsAuthority(err error) bool {
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		return true
+	}
+	invalid, ok := errors.AsType[x509.CertificateInvalidError](err)
+	return ok && invalid.Reason == x509.Expired // of a CA: that of the leaf is judged before
 }
 
 func explainChain(err error, leaf *x509.Certificate, at time.Time) error {

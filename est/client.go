@@ -24,24 +24,25 @@ type Options struct {
 	// issues.
 	Anchors []*x509.Certificate
 
-	// SystemRoots accepts the implicit trust anchors (RFC 7030 3.6.2) for the server's TLS certificate as well. They
-	// never vouch for an issued certificate. Without Anchors and SystemRoots nothing would be trusted and New fails.
+	// SystemRoots accepts the implicit trust anchors (RFC 7030 3.6.2) for the server's TLS certificate as well, until
+	// Known.ImplicitOff. They never vouch for an issued certificate. Without Anchors, SystemRoots and Known.TLSAnchors
+	// nothing would be trusted and New fails.
 	SystemRoots bool
 
 	// Roots are the implicit trust anchors to use in place of the system's, for a device with a store of its own.
 	// nil means the system's.
 	Roots *x509.CertPool
 
-	// Known is what earlier attempts at this URL learned. Its CAs are accepted above an issued certificate when a
-	// fresh /cacerts cannot be had.
+	// Known is what earlier attempts at this URL learned.
 	Known Known
 
 	// Fresh is how old an answer in Known may be that is taken in place of asking /cacerts or /csrattrs again. 0 means
-	// that both are asked at each attempt.
+	// that both are asked at each attempt. CA certificates of which one expires within that time are not fresh.
 	Fresh time.Duration
 
 	// RedirectHosts are the other servers, as host or host:port, to which an enrolment may be redirected (RFC 7030
-	// 3.2.1): what only a person may allow.
+	// 3.2.1): what only a person may allow. They see the login and the client certificate as the configured server
+	// does. A host without a port means port 443. To all others a GET alone is redirected, without either.
 	RedirectHosts []string
 
 	// LinkIdentity links each request to its TLS session (RFC 7030 3.5), also where the server does not ask for it.
@@ -53,8 +54,8 @@ type Options struct {
 	// Identity is what Certificate is, for the text of errors: "certificate mqtt", "bootstrap certificate".
 	Identity string
 
-	// Login answers an HTTP 401, beside Certificate: once in an operation, and no more once it was refused. nil means
-	// none.
+	// Login answers an HTTP 401, beside Certificate: once in an operation at each server that it is redirected to and
+	// that a person named, and no more once it was refused. nil means none.
 	Login *Login
 
 	// Now is the clock for validity and for Retry-After dates. nil means time.Now.
@@ -80,8 +81,9 @@ const defaultTimeout = time.Minute
 type Client struct {
 	o        Options
 	dialer   Dialer
-	explicit *x509.CertPool // nil without Options.Anchors
 	implicit *x509.CertPool // nil without Options.SystemRoots
+
+	redirectOrigins []string // of Options.RedirectHosts
 
 	conn        *conn // the connection kept between requests; nil if there is none
 	connections int   // TLS connections opened so far
@@ -90,9 +92,9 @@ type Client struct {
 	secrets      []string // what of Login was sent, in the forms an answer could quote
 	loginRefused bool     // it was answered with another 401: more would only lock the account
 
-	// certificateTaken means that a connection on which Options.Certificate was offered has carried an answer: when
-	// a later one ends, it is not for the certificate.
-	certificateTaken bool
+	// certificateTaken is the origin to which a connection on which Options.Certificate was offered has carried an
+	// answer: when a later one to it ends, it is not for the certificate.
+	certificateTaken string
 
 	cas   []*x509.Certificate // what /cacerts answered in this attempt
 	known Known               // Options.Known and what this attempt added
@@ -106,7 +108,11 @@ func New(o Options) (*Client, error) {
 	if o.Certificate != nil && (len(o.Certificate.Certificate) == 0 || o.Certificate.PrivateKey == nil) {
 		return nil, errors.New("client certificate without certificate or key")
 	}
-	if len(o.Anchors) == 0 && !o.SystemRoots {
+	origins, err := parseRedirectHosts(o.RedirectHosts)
+	if err != nil {
+		return nil, err
+	}
+	if len(o.Anchors) == 0 && len(o.Known.TLSAnchors) == 0 && !o.SystemRoots {
 		return nil, errors.New("no trust anchors: neither explicit ones nor the system's roots are to be trusted")
 	}
 	if o.Now == nil {
@@ -118,10 +124,8 @@ func New(o Options) (*Client, error) {
 	if o.UserAgent == "" {
 		o.UserAgent = "certagent"
 	}
-	c := &Client{o: o, dialer: Dialer{Proxy: o.Proxy, ProxyRoots: o.Roots, Now: o.Now}, known: o.Known}
-	if len(o.Anchors) > 0 {
-		c.explicit = poolOf(o.Anchors)
-	}
+	c := &Client{o: o, dialer: Dialer{Proxy: o.Proxy, ProxyRoots: o.Roots, Now: o.Now}, redirectOrigins: origins,
+		known: o.Known}
 	if o.SystemRoots {
 		c.implicit = o.Roots
 		if c.implicit == nil {
@@ -133,6 +137,19 @@ func New(o Options) (*Client, error) {
 		}
 	}
 	return c, nil
+}
+
+// trusted returns what the server at the other end of k is judged by. The implicit anchors are given up for the configured
+// server alone, and only as they were when the attempt began: what it learns takes nothing away from itself.
+func (c *Client) trusted(k *conn) trusted {
+	by := trusted{implicit: c.implicit, between: c.known.intermediates(), learned: len(c.known.TLSAnchors) > 0}
+	if anchors := slices.Concat(c.o.Anchors, c.known.TLSAnchors); len(anchors) > 0 {
+		by.explicit = poolOf(anchors)
+	}
+	if c.o.Known.ImplicitOff && c.implicit != nil && by.explicit != nil && k.origin == originOf(c.o.URL) {
+		by.implicit, by.implicitOff = nil, true
+	}
+	return by
 }
 
 func (c *Client) passwordSent() bool { return len(c.secrets) > 0 }
@@ -180,7 +197,7 @@ type Issued struct {
 	// Chain holds the intermediates between Leaf and the anchor, in order, without the anchor and without duplicates.
 	Chain []*x509.Certificate
 
-	// CAs are the anchors to hand to consumers: the self-signed certificates of this server's /cacerts, and the
+	// CAs are the anchors to hand to consumers (RFC 7030 4.1.3): the self-signed ones of Known.CAs that are valid, and the
 	// anchor at which the chain of Leaf ended where that is another one.
 	CAs []*x509.Certificate
 
@@ -192,23 +209,25 @@ type Issued struct {
 	Connections  int  // TLS connections that this attempt opened
 }
 
-// CACerts fetches the server's CA certificates (RFC 7030 4.1). The answer came from an authorised server; the
-// certificates in it have not been judged. Within an attempt the answer is kept: Enroll does not fetch it again.
+// CACerts fetches the server's CA certificates (RFC 7030 4.1), whatever Options.Fresh says, and brings Known up to date
+// with them. The answer came from an authorised server; the certificates in it have not been judged. Within an
+// attempt the answer is kept: Enroll does not fetch it again.
 func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
-	cas, err := c.caCerts(ctx)
+	cas, err := c.caCerts(ctx, c.getCACerts())
 	return slices.Clone(cas), err
 }
 
 // Enroll sends a PKCS#10 request (DER) to simpleenroll (RFC 7030 4.2.1) and checks the answer.
 //
-// Before it sends anything that a CA would act on it fetches /cacerts over the same connection. That this fails is
-// a warning as long as Options.Anchors or Options.Known can vouch for the answer; that the server is not trusted,
-// or the connection breaks, is the error of the attempt.
+// Before it sends anything that a CA would act on it fetches /cacerts over the same connection, unless what Known holds
+// is fresh. That this fails is a warning as long as Options.Anchors or Known can vouch for the answer; that the server
+// is not trusted, or the connection breaks, is the error of the attempt. Where the certificate that was issued cannot be
+// verified for want of an authority and /cacerts has not been had in this attempt, it is fetched then.
 //
-// Of the answer the certificate whose key is the request's is taken. It must chain to Options.Anchors or to the
-// server's own CA certificates, be valid now (a notBefore up to five minutes ahead of our clock is accepted, for CAs
-// whose clock runs fast), be no CA certificate unless want says so, and not name a subject other than the one asked
-// for. Attributes, names and usages that the CA left out or added are warnings.
+// Of the answer the certificate whose key is the request's is taken; it may be the one that is being renewed. It must
+// chain to Options.Anchors or to the server's own CA certificates, be valid now (a notBefore up to five minutes ahead of
+// our clock is accepted, for CAs whose clock runs fast), be no CA certificate unless want says so, and not name a
+// subject other than the one asked for. Attributes, names and usages that the CA left out or added are warnings.
 func (c *Client) Enroll(ctx context.Context, csr []byte, want Want) (*Issued, error) {
 	return c.enroll(ctx, "simpleenroll", csr, want)
 }

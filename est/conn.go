@@ -3,6 +3,7 @@ package est
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -14,22 +15,26 @@ const headerLimit = 64 << 10
 // conn is one connection to the server and what is known about it. The callbacks that write its fields run while it
 // is dialled, and have ended when dial returns.
 type conn struct {
-	http *http.ClientConn
+	http   *http.ClientConn
+	origin string   // of the server it leads to, as originOf says
+	hosts  []string // by which that server was judged: the configured one, then those of redirects
 
-	proxy      *ProxyError // why the proxy does not connect us; nil where it does, and without one
-	reached    bool        // the TCP connection stands, through the proxy if there is one
-	secured    bool        // the TLS handshake, as far as we see it, is done
-	authorised bool        // the server's certificate passed authorise
-	asked      bool        // the server asked for a client certificate
-	offered    bool        // and was given ours
-	notOffered error       // why it was not, where we have one
-	answered   bool        // it has carried an HTTP answer
+	proxy      *ProxyError         // why the proxy does not connect us; nil where it does, and without one
+	reached    bool                // the TCP connection stands, through the proxy if there is one
+	secured    bool                // the TLS handshake, as far as we see it, is done
+	authorised bool                // the server's certificate passed authorise
+	chain      []*x509.Certificate // the server's
+	ends       []*x509.Certificate // explicit anchors that its paths end at; none where implicit ones authorised it
+	asked      bool                // the server asked for a client certificate
+	offered    bool                // and was given ours
+	notOffered error               // why it was not, where we have one
+	answered   bool                // it has carried an HTTP answer
 }
 
-// dial opens a TLS connection to the server, through the proxy if there is one. The time limit is ctx's. The conn is
+// dial opens a TLS connection to where r goes, through the proxy if there is one. The time limit is ctx's. The conn is
 // returned with an error as well, and then tells how far it came.
-func (c *Client) dial(ctx context.Context, certificate *tls.Certificate) (*conn, error) {
-	k := &conn{}
+func (c *Client) dial(ctx context.Context, r *request) (*conn, error) {
+	k := &conn{origin: originOf(r.target), hosts: r.hosts}
 	transport := &http.Transport{
 		// The dialer sees to the proxy: net/http would use one TLS configuration for an https proxy and the server, and
 		// so show the proxy our certificate and have it authorised as the server.
@@ -39,17 +44,13 @@ func (c *Client) dial(ctx context.Context, certificate *tls.Certificate) (*conn,
 			k.proxy, _ = errors.AsType[*ProxyError](err)
 			return tcp, err
 		},
-		TLSClientConfig:        c.tlsConfig(k, certificate),
+		TLSClientConfig:        c.tlsConfig(k, r.certificate),
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: headerLimit,
 	}
-	port := c.o.URL.Port()
-	if port == "" {
-		port = "443"
-	}
 	c.connections++
-	connection, err := transport.NewClientConn(ctx, "https", net.JoinHostPort(c.o.URL.Hostname(), port))
+	connection, err := transport.NewClientConn(ctx, "https", addressOf(r.target))
 	if err != nil {
 		return k, err
 	}
@@ -59,6 +60,10 @@ func (c *Client) dial(ctx context.Context, certificate *tls.Certificate) (*conn,
 
 // tlsConfig returns the TLS settings of connection k, which it keeps up to date from the handshake's callbacks.
 func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
+	by := c.trusted(k)
+	if !c.named(k.origin) {
+		certificate = nil
+	}
 	config := c.dialer.TLSConfig(nil, certificate)
 	// Sessions are not resumed: each connection proves both sides anew, and a resumed one has no tls-unique.
 	config.SessionTicketsDisabled = true
@@ -66,9 +71,9 @@ func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
 	// off and ours is put in its place. VerifyConnection runs in every handshake, before our certificate or any byte of
 	// HTTP is sent, and its error ends the connection.
 	config.InsecureSkipVerify = true
-	config.VerifyConnection = func(state tls.ConnectionState) error {
-		err := authorise(state.PeerCertificates, c.o.URL.Hostname(), c.explicit, c.implicit, c.o.Now())
-		k.authorised = err == nil
+	config.VerifyConnection = func(state tls.ConnectionState) (err error) {
+		k.ends, err = authorise(state.PeerCertificates, k.hosts, by, c.o.Now())
+		k.chain, k.authorised = state.PeerCertificates, err == nil
 		return err
 	}
 	config.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {

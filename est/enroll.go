@@ -11,12 +11,13 @@ import (
 	"strings"
 )
 
-// caCerts asks for /cacerts once in an attempt.
-func (c *Client) caCerts(ctx context.Context) ([]*x509.Certificate, error) {
+func (c *Client) getCACerts() *request { return &request{op: "cacerts", certificate: c.o.Certificate} }
+
+// caCerts asks for /cacerts once in an attempt, with r.
+func (c *Client) caCerts(ctx context.Context, r *request) ([]*x509.Certificate, error) {
 	if c.cas != nil {
 		return c.cas, nil
 	}
-	r := &request{op: "cacerts", certificate: c.o.Certificate}
 	a, err := c.do(ctx, r)
 	if err != nil {
 		return nil, err
@@ -26,8 +27,27 @@ func (c *Client) caCerts(ctx context.Context) ([]*x509.Certificate, error) {
 		return nil, c.badAnswer(r, a, err)
 	}
 	c.cas = cas
-	c.known.CAs, c.known.Fetched = slices.Clone(cas), a.came
+	c.learn(a)
 	return cas, nil
+}
+
+// learn brings Known up to date with c.cas, which a gave.
+func (c *Client) learn(a *answer) {
+	k := a.over
+	if !k.authorised {
+		return // nothing follows from what anybody may have sent
+	}
+	s := session{hosts: k.hosts, ends: k.ends}
+	if c.named(k.origin) {
+		s.chain = k.chain
+	}
+	c.known = c.known.learned(c.cas, c.o.Anchors, s, a.came)
+	if c.implicit != nil && k.origin == originOf(c.o.URL) {
+		by := c.trusted(k)
+		by.implicit = nil
+		_, err := authorise(k.chain, k.hosts, by, a.came)
+		c.known.ImplicitOff = err == nil
+	}
 }
 
 // certsOnly returns the certificates of a successful answer. Its media type is compared alone: what stands behind it
@@ -58,39 +78,28 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 	if err != nil {
 		return nil, c.fail(r, ErrRejected, nil, err)
 	}
-	var warnings []string
-	fetched, err := c.caCerts(ctx)
+	warnings, err := c.prepare(ctx, r)
 	if err != nil {
-		var fatal *Error
-		if errors.As(err, &fatal) && fatal.Status == 0 {
-			return nil, err // the server is not trusted, or not there: asking for more would not do better
-		}
-		if fatal != nil && fatal.Status == http.StatusBadRequest && c.certificateTaken {
-			if refused := c.refusedInFront(ctx, r); refused != nil {
-				return nil, refused
-			}
-		}
-		warnings = append(warnings, fmt.Sprintf("the server's CA certificates could not be fetched: %v", err))
-	}
-	authorities := gather(c.o.Anchors, fetched, c.o.Known.CAs)
-	if len(authorities.anchors) == 0 {
-		if err == nil {
-			e := c.failHint(r, ErrBadResponse, errors.New("the server's /cacerts has no self-signed CA certificate, "+
-				"so nothing can vouch for what it issues"), "add the root of the issuing CA to trusted_certs")
-			e.Op = "cacerts"
-			err = e
-		}
 		return nil, err
 	}
 	a, err := c.do(ctx, r)
 	if err != nil {
+		if asked := c.cas != nil || len(warnings) > 0; !asked && isBadRequest(err) {
+			// Would /cacerts have been answered so as well?
+			get := c.getCACerts()
+			if _, missing := c.caCerts(ctx, get); isBadRequest(missing) {
+				if refused := c.refusedInFront(ctx, r, get); refused != nil {
+					return nil, refused
+				}
+			}
+		}
 		return nil, err
 	}
 	certs, err := certsOnly(a)
 	if err != nil {
 		return nil, c.badAnswer(r, a, err)
 	}
-	issued, err := check(asked, certs, authorities, want, c.o.Now())
+	issued, err := c.accept(ctx, asked, certs, want)
 	if err != nil {
 		e := c.fail(r, ErrBadResponse, nil, err)
 		e.Status = a.status
@@ -103,6 +112,65 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 	issued.PasswordSent = c.passwordSent()
 	issued.Connections = c.connections
 	return issued, nil
+}
+
+// prepare sees to it that there is something to verify the answer to r by before r is sent. What it could not have is a
+// warning.
+func (c *Client) prepare(ctx context.Context, r *request) (warnings []string, err error) {
+	var missing error // why there is no answer from /cacerts
+	if !c.known.freshCAs(c.o.Fresh, c.o.Now()) {
+		get := c.getCACerts()
+		if _, missing = c.caCerts(ctx, get); missing != nil {
+			// A server that is not trusted, or not there, will not do better when asked for more; unless it is another one
+			// that our server sent us to.
+			fatal, ok := errors.AsType[*Error](missing)
+			if ok && fatal.Status == 0 && !c.elsewhere(get) {
+				return nil, missing
+			}
+			if isBadRequest(missing) {
+				if refused := c.refusedInFront(ctx, r, get); refused != nil {
+					return nil, refused
+				}
+			}
+			warnings = append(warnings, couldNotFetch(missing))
+		}
+	}
+	if len(gather(c.o.Anchors, c.known).anchors) > 0 {
+		return warnings, nil
+	}
+	if missing != nil {
+		return nil, missing
+	}
+	e := c.failHint(r, ErrBadResponse, errors.New("the server's /cacerts has no self-signed CA certificate, "+
+		"so nothing can vouch for what it issues"), "add the root of the issuing CA to trusted_certs")
+	e.Op = "cacerts"
+	return nil, e
+}
+
+func isBadRequest(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Status == http.StatusBadRequest
+}
+
+func couldNotFetch(err error) string {
+	return fmt.Sprintf("the server's CA certificates could not be fetched: %v", err)
+}
+
+// accept checks what was issued. Where an authority is wanting that /cacerts may give, it is asked for now: certificates
+// that were taken for fresh, or could not be had a moment ago, shall not cost one that has been issued.
+func (c *Client) accept(ctx context.Context, asked *asked, certs []*x509.Certificate, want Want) (*Issued, error) {
+	issued, err := check(asked, certs, gather(c.o.Anchors, c.known), want, c.o.Now())
+	if !wantsAuthority(err) || c.cas != nil {
+		return issued, err
+	}
+	if _, missing := c.caCerts(ctx, c.getCACerts()); missing != nil {
+		refused, ok := errors.AsType[*notAcceptable](err)
+		if !ok {
+			return nil, err
+		}
+		return nil, &notAcceptable{text: refused.text + "; " + couldNotFetch(missing), hint: refused.hint, err: err}
+	}
+	return check(asked, certs, gather(c.o.Anchors, c.known), want, c.o.Now())
 }
 
 // wrapBase64 encodes DER as servers want it: 64 columns, LF, and a final newline. RFC 8951 3.1 leaves the line breaks

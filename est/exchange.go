@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -35,15 +35,14 @@ type request struct {
 	body        []byte           // csr as it is sent
 
 	target        *url.URL
-	authorization string // the next try's Authorization header
-	loggedIn      bool   // the password was used for this operation, which may happen once
+	hosts         []string // the configured host, then that of each redirect to another origin; at least one
+	authorization string   // the next try's Authorization header
+	loggedIn      bool     // the password was used for this operation at this server, which may happen once
 	redirects     int
 }
 
-const (
-	redirectLimit = 3
-	drainLimit    = 64 << 10 // bytes of an error's body read so that the connection can be kept
-)
+// drainLimit is how many bytes of an error's body are read so that the connection can be kept.
+const drainLimit = 64 << 10
 
 func (r *request) method() string {
 	if r.csr == nil {
@@ -52,13 +51,10 @@ func (r *request) method() string {
 	return http.MethodPost
 }
 
-// do performs an operation: it answers a request for a login, follows redirects within the origin, and classes every
-// answer but a success. The error is an *Error.
+// do performs an operation: it answers a request for a login, follows redirects, and classes every answer but a
+// success. The error is an *Error.
 func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
-	r.target = c.o.URL.JoinPath(r.op)
-	if r.csr != nil {
-		r.body = wrapBase64(r.csr)
-	}
+	r.target, r.hosts = c.o.URL.JoinPath(r.op), []string{c.o.URL.Hostname()}
 	for {
 		a, err := c.once(ctx, r)
 		if err != nil {
@@ -70,7 +66,8 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 				return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
 			}
 			return a, nil
-		case a.status == http.StatusUnauthorized && c.o.Login != nil && !r.loggedIn && !c.loginRefused:
+		case a.status == http.StatusUnauthorized && c.o.Login != nil && !r.loggedIn && !c.loginRefused &&
+			c.named(a.over.origin):
 			if err := c.logIn(r, a); err != nil {
 				return nil, err
 			}
@@ -103,48 +100,6 @@ func (c *Client) logIn(r *request, a *answer) error {
 	return nil
 }
 
-// follow moves r to where a redirect points, if RFC 7030 3.2.1 lets a program go there by itself: within the origin.
-// Everything else is an ErrBadResponse.
-func (c *Client) follow(r *request, a *answer) error {
-	location := a.header.Get("Location")
-	shown := quote(location, c.secrets, 200)
-	next, err := r.target.Parse(location)
-	keepsMethod := a.status == http.StatusTemporaryRedirect || a.status == http.StatusPermanentRedirect
-	switch {
-	case err != nil:
-		err = errors.New("redirect to what is not a URL")
-	case a.status == http.StatusMultipleChoices || a.status > 303 && !keepsMethod:
-		err = fmt.Errorf("redirect of a kind that is not followed, to %q", shown)
-	case next.Scheme != "https":
-		err = fmt.Errorf("redirect to %q, which is not https, is not followed", shown)
-	case next.User != nil || !sameOrigin(next, c.o.URL):
-		err = fmt.Errorf("redirect to another server, %q, is not followed", shown)
-	case r.csr != nil && !keepsMethod:
-		err = fmt.Errorf("redirect to %q would turn the POST into a GET; only 307 and 308 keep it", shown)
-	case r.redirects == redirectLimit:
-		err = fmt.Errorf("more than %d redirects, the last to %q", redirectLimit, shown)
-	}
-	if err != nil {
-		e := c.fail(r, ErrBadResponse, a, err)
-		e.Hint = "set the URL to where the server's EST operations really are"
-		return e
-	}
-	next.Fragment = ""
-	r.target, r.authorization = next, "" // a Digest is for one URL only
-	r.redirects++
-	return nil
-}
-
-func sameOrigin(a, b *url.URL) bool {
-	port := func(u *url.URL) string {
-		if p := u.Port(); p != "" {
-			return p
-		}
-		return "443"
-	}
-	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
-}
-
 // errTimeLimit is the cause of a context that Options.Timeout ended.
 var errTimeLimit = errors.New("time limit")
 
@@ -157,17 +112,21 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, c.o.Timeout, errTimeLimit)
 	defer cancel()
 
-	if c.conn != nil && c.conn.http.Err() != nil {
-		c.hangUp() // the server closed it after the last answer
+	if c.conn != nil && (c.conn.http.Err() != nil || !c.conn.serves(r)) {
+		c.hangUp() // the server closed it after the last answer, or it is another server that is asked now
 	}
 	if c.conn == nil {
-		k, err := c.dial(limited, r.certificate)
+		k, err := c.dial(limited, r)
 		if err != nil {
 			return nil, c.broken(ctx, limited, r, k, false, err)
 		}
 		c.conn = k
+		if len(k.ends) == 0 && k.origin == originOf(c.o.URL) {
+			c.known.ImplicitOff = false // it cannot do without them after all
+		}
 	}
 	k := c.conn
+	r.produce(k)
 	var began atomic.Bool // a byte of this answer arrived; set by net/http's reading goroutine
 	message, err := c.message(httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
 		GotFirstResponseByte: func() { began.Store(true) },
@@ -181,7 +140,9 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 		return nil, c.broken(ctx, limited, r, k, began.Load(), err)
 	}
 	k.answered = true
-	c.certificateTaken = c.certificateTaken || k.offered
+	if k.offered {
+		c.certificateTaken = k.origin
+	}
 	a, whole, err := c.read(response)
 	if err != nil {
 		c.hangUp()
@@ -192,6 +153,19 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	}
 	a.over = k
 	return a, nil
+}
+
+// serves reports whether r may be sent over k: it leads to the origin that r goes to, and was judged by the same hosts.
+func (k *conn) serves(r *request) bool {
+	return k.origin == originOf(r.target) && slices.Equal(k.hosts, r.hosts)
+}
+
+// produce makes the body that is sent over k. It does so for each connection, also for one after a login or a redirect,
+// because a request that is linked to its TLS session is good for that session alone (RFC 7030 3.5, 3.2.1).
+func (r *request) produce(k *conn) {
+	if r.csr != nil {
+		r.body = wrapBase64(r.csr)
+	}
 }
 
 // message builds the HTTP request. Its body has a Content-Length: some servers refuse chunked ones.
@@ -249,6 +223,13 @@ const causeLimit = 1 << 10
 
 // fail returns the error of an operation; a is nil where there was no answer.
 func (c *Client) fail(r *request, class error, a *answer, err error) *Error {
+	switch {
+	case !c.elsewhere(r):
+	case err == nil:
+		err = fmt.Errorf("it redirected to %s", originOf(r.target))
+	default:
+		err = fmt.Errorf("redirected to %s: %w", originOf(r.target), err)
+	}
 	if err != nil {
 		// What net/http and crypto/x509 say quotes the server, at any length, and the server may quote our login.
 		if text := quote(err.Error(), c.secrets, causeLimit); text != err.Error() {
@@ -310,6 +291,9 @@ func classOf(status int) (class error, refusal bool) {
 // loginHint says what was and was not tried, which is most of what a person needs after a refusal.
 func (c *Client) loginHint(r *request, k *conn) string {
 	switch {
+	case !c.named(k.origin):
+		return "it was redirected to a server that gets no login unless a person allows its host as one that may be " +
+			"redirected to"
 	case r.loggedIn || c.loginRefused:
 		return "check user name and password"
 	case k.notOffered != nil:

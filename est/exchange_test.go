@@ -105,7 +105,7 @@ func TestRedirects(t *testing.T) {
 		{"no TLS", 307, func(base string, _ int) string { return strings.Replace(base, "https", "http", 1) },
 			ErrBadResponse, "not https"},
 		{"login in it", 307, func(base string, _ int) string { return strings.Replace(base, "//", "//u:p@", 1) },
-			ErrBadResponse, "another server"},
+			ErrBadResponse, "with a login"},
 		{"no URL", 307, func(string, int) string { return "https://%zz" }, ErrBadResponse, "not a URL"},
 		{"in circles", 308, func(string, int) string { return "/.well-known/est/simpleenroll" }, ErrBadResponse,
 			"more than 3"},

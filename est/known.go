@@ -7,17 +7,34 @@ import (
 )
 
 // Known is what attempts learned of one server over authorised sessions, for the next ones. The zero value is nothing.
-// A caller keeps what [Client.Known] returns, for the same URL alone, and hands it to [New] in Options.Known.
+// A caller keeps what [Client.Known] returns, for the same URL alone, and hands it to [New] in Options.Known. Trust in it
+// follows from Options.Anchors and Options.SystemRoots: a caller that is told to trust less than before forgets
+// TLSAnchors and ImplicitOff.
 type Known struct {
-	// CAs are the certificates of /cacerts (RFC 7030 4.1). The self-signed ones vouch for what this server issues. They
-	// are replaced by a newer answer, but never by nothing.
+	// CAs are the certificates of /cacerts (RFC 7030 4.1): the self-signed ones, the latest notAfter first, so that of
+	// each name the first is its NewWithNew (RFC 4210 4.4); then the others. The self-signed ones vouch for what this
+	// server issues. The others, OldWithNew and NewWithOld among them, are verified whenever they are used.
+	//
+	// They are replaced by a newer answer, but never by nothing: a self-signed one that is no longer sent stays until it
+	// expires, an answer without one takes nothing away, and an expired one goes only if another is left. Their
+	// number and size are bounded as those of an answer are.
 	CAs []*x509.Certificate
 
-	// TLSAnchors are those of CAs that are explicit trust anchors for the server's own certificate as well.
+	// TLSAnchors are those of CAs that are explicit trust anchors (RFC 7030 3.6.1) for the server's own certificate as
+	// well, beside Options.Anchors, which are not repeated here.
+	//
+	// RFC 7030 4.1.3 makes every CA certificate of the answer one. This is stricter. The CA that issues to devices is
+	// often not the one behind TLS, and where it copies the names that a request asks for, a device could have a
+	// certificate issued that impersonates the server to all others. So a root becomes an anchor for TLS only
+	// if the server's own certificate verified under it in an authorised session, or if it succeeds an anchor: a
+	// NewWithOld certificate, signed by that anchor, is for its name and key, or it has the name of a root under
+	// which the session of this answer was authorised. That carries a device over a CA's change of key and name.
 	TLSAnchors []*x509.Certificate
 
-	// ImplicitOff means that the implicit trust anchors count no more for this server (RFC 7030 4.1.3): its own
-	// certificate has verified under explicit ones.
+	// ImplicitOff means that the implicit trust anchors count no more for this server (RFC 7030 4.1.3), though they do for
+	// one that it redirects to: /cacerts answered, and the certificate of this server verified under explicit anchors, so
+	// that it can be reached without. (RFC 7030 then wants the TLS extension trusted_ca_keys sent, RFC 6066 6. crypto/tls
+	// cannot, and no server is known to want it.) It has no effect where there are no explicit anchors.
 	ImplicitOff bool
 
 	// Fetched is when /cacerts last answered; zero if never.
@@ -32,11 +49,84 @@ type Known struct {
 	Linking bool
 }
 
-// Known returns Options.Known, brought up to date by what this attempt learned. Like every method of a Client it is
-// not for concurrent use.
+// Known returns Options.Known, brought up to date by what this attempt learned, also where it failed. Like every method of
+// a Client it is not for concurrent use.
 func (c *Client) Known() Known {
 	k := c.known
 	k.CAs, k.TLSAnchors = slices.Clone(k.CAs), slices.Clone(k.TLSAnchors)
 	k.Attributes = slices.Clone(k.Attributes)
 	return k
+}
+
+// freshCAs reports whether CAs need not be fetched again: they are no older than within, and none has expired or does so
+// before within has passed again (RFC 7030 4.1.2).
+func (k Known) freshCAs(within time.Duration, now time.Time) bool {
+	if within <= 0 || len(k.CAs) == 0 || k.Fetched.IsZero() || k.Fetched.After(now) || now.Sub(k.Fetched) >= within {
+		return false
+	}
+	return !slices.ContainsFunc(k.CAs, func(cert *x509.Certificate) bool { return expired(cert, now.Add(within)) })
+}
+
+func expired(cert *x509.Certificate, now time.Time) bool { return now.After(cert.NotAfter) }
+
+// intermediates are the certificates of CAs that are not anchors.
+func (k Known) intermediates() []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(k.CAs), isRoot)
+}
+
+// session is the connection that an answer came over, as far as it counts for trust.
+type session struct {
+	chain []*x509.Certificate // the server's; nil where it was a server that nobody named
+	hosts []string            // it was judged by
+	ends  []*x509.Certificate // the explicit anchors that authorised it
+}
+
+// learned returns k after an answer of /cacerts that came over s, at now. configured are the explicit anchors that a
+// person gave.
+func (k Known) learned(answer, configured []*x509.Certificate, s session, now time.Time) Known {
+	k.CAs = mergeCAs(k, answer, now)
+	k.TLSAnchors = tlsAnchors(k, configured, s, now)
+	k.Fetched = now
+	return k
+}
+
+// mergeCAs returns the CAs of k after an answer.
+func mergeCAs(k Known, answer []*x509.Certificate, now time.Time) []*x509.Certificate {
+	anchors := func(cert *x509.Certificate) bool {
+		return isRoot(cert) || slices.ContainsFunc(k.TLSAnchors, cert.Equal)
+	}
+	kept := k.CAs
+	if slices.ContainsFunc(answer, isRoot) {
+		kept = slices.DeleteFunc(slices.Clone(k.CAs), func(cert *x509.Certificate) bool { return !anchors(cert) })
+	}
+	// In the order in which they are kept when there are too many: that which leads to the server first.
+	all := unique(slices.Concat(k.TLSAnchors, answer, kept))
+	current := slices.DeleteFunc(slices.Clone(all), func(cert *x509.Certificate) bool { return expired(cert, now) })
+	if slices.ContainsFunc(current, anchors) {
+		all = current
+	}
+	all = atMost(all, certificateLimit, answerLimit)
+	slices.SortStableFunc(all, func(a, b *x509.Certificate) int {
+		switch rootA, rootB := anchors(a), anchors(b); {
+		case rootA && rootB:
+			return b.NotAfter.Compare(a.NotAfter)
+		case rootA:
+			return -1
+		case rootB:
+			return 1
+		}
+		return 0
+	})
+	return all
+}
+
+// atMost cuts certs off where there would be more than number of them, or more than size bytes.
+func atMost(certs []*x509.Certificate, number, size int) []*x509.Certificate {
+	certs = certs[:min(len(certs), number)]
+	for i, cert := range certs {
+		if size -= len(cert.Raw); size < 0 {
+			return certs[:i]
+		}
+	}
+	return certs
 }

@@ -3,6 +3,7 @@ package est
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,43 +16,163 @@ type trustError struct {
 	text string
 	hint string
 	err  error // what crypto/x509 said; may be nil
+
+	// closeness is how far the certificate came under the rules that this error is of: where it fails both, the error of
+	// those under which it came farther is the one to mend.
+	closeness int
 }
+
+const (
+	closeNothing = iota // there is nothing to verify it by
+	closeNot            // its CA is unknown
+	closePath           // its CA is known, but the path is not good
+	closeHost           // the path is good, but it is for another host
+)
 
 func (e *trustError) Error() string { return e.text }
 func (e *trustError) Unwrap() error { return e.err }
 
-// authorise decides whether the server that presented chain (its own certificate first) may be spoken to as host. It
-// must chain, for server authentication, to the explicit anchors or else to the implicit ones, and be for host by
-// its subject alternative names. The two databases are asked one after the other and never mixed, so that no path
-// leads through both (RFC 7030 3.3.1, 3.6). Either pool may be nil. The error is a *trustError.
-func authorise(chain []*x509.Certificate, host string, explicit, implicit *x509.CertPool, now time.Time) error {
+// trusted is what the certificate of a server is judged by: the two databases of RFC 7030 3.6, which stay apart.
+type trusted struct {
+	explicit *x509.CertPool // nil without explicit anchors
+	implicit *x509.CertPool // nil without implicit ones, or where they count no more
+
+	// between are certificates of the server's /cacerts that can lead to an explicit anchor where the server does not
+	// present them: NewWithOld, for one.
+	between []*x509.Certificate
+
+	learned     bool // explicit holds anchors of Known
+	implicitOff bool // the implicit ones were given up for this server
+}
+
+// authorise decides whether the server that presented chain (its own certificate first) may be spoken to. hosts are the
+// host of the configured URL, then that of each redirect to another origin.
+//
+// A certificate that chains to an explicit anchor must be for the configured host or for that of the last redirect, or
+// be that of a CMC registration authority (RFC 7030 3.6.1). One that chains to an implicit anchor must be for every one
+// of hosts, whatever else it is (3.6.2). The explicit rules come first; what does not pass them may pass the
+// others. No path leads through both databases. The error is a *trustError, of the rules that came closer.
+//
+// It returns the explicit anchors at which the certificate's paths end, and none where implicit ones authorised it.
+func authorise(chain []*x509.Certificate, hosts []string, by trusted, now time.Time) ([]*x509.Certificate, error) {
 	if len(chain) == 0 {
-		return &trustError{text: "server presented no certificate"}
+		return nil, &trustError{text: "server presented no certificate"}
 	}
-	leaf := chain[0]
-	options := x509.VerifyOptions{
-		Intermediates: poolOf(chain[1:]),
-		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	var refused error
-	for _, roots := range []*x509.CertPool{explicit, implicit} {
-		if roots == nil {
-			continue
-		}
-		options.Roots = roots
-		_, err := leaf.Verify(options)
+	refused := &trustError{text: "no trust anchor is left to verify the server by", closeness: closeNothing}
+	if by.explicit != nil {
+		ends, err := authoriseExplicit(chain, hosts, by, now)
 		if err == nil {
-			return checkHost(leaf, host)
+			return ends, nil
 		}
-		if refused == nil {
+		refused = err
+	}
+	if by.implicit != nil {
+		err := authoriseImplicit(chain, hosts, by, now)
+		if err == nil {
+			return nil, nil
+		}
+		if err.closeness > refused.closeness {
 			refused = err
 		}
 	}
-	return explainTrust(refused, chain, explicit == nil, now)
+	return nil, refused
 }
 
-func checkHost(leaf *x509.Certificate, host string) error {
+func authoriseExplicit(chain []*x509.Certificate, hosts []string, by trusted, now time.Time) ([]*x509.Certificate,
+	*trustError) {
+	between := poolOf(slices.Concat(chain[1:], by.between))
+	paths, err := pathsTo(by.explicit, chain[0], between, x509.ExtKeyUsageServerAuth, now)
+	var refused *trustError
+	switch {
+	case err != nil:
+		refused = explainTrust(err, chain, by, now)
+	default:
+		configured, last := hosts[0], hosts[len(hosts)-1]
+		if refused = checkHost(chain[0], last); refused != nil && configured != last {
+			if checkHost(chain[0], configured) == nil {
+				refused = nil
+			}
+		}
+		if refused == nil {
+			return endsOf(paths), nil
+		}
+	}
+	if paths := authorityPaths(by.explicit, chain[0], between, now); len(paths) > 0 {
+		return endsOf(paths), nil
+	}
+	return nil, refused
+}
+
+func authoriseImplicit(chain []*x509.Certificate, hosts []string, by trusted, now time.Time) *trustError {
+	_, err := pathsTo(by.implicit, chain[0], poolOf(chain[1:]), x509.ExtKeyUsageServerAuth, now)
+	if err != nil {
+		return explainTrust(err, chain, by, now)
+	}
+	for _, host := range hosts {
+		if refused := checkHost(chain[0], host); refused != nil {
+			if len(hosts) > 1 {
+				refused.hint = "under the system's root certificates a server that is redirected to must also be for the " +
+					"host in the URL: set trusted_certs to its CA, or the URL to where the redirect leads"
+			}
+			if isAuthority(chain[0]) {
+				refused.hint = "its being a CMC registration authority counts under trusted_certs alone: set that to its CA"
+			}
+			return refused
+		}
+	}
+	return nil
+}
+
+func pathsTo(roots *x509.CertPool, leaf *x509.Certificate, between *x509.CertPool, usage x509.ExtKeyUsage,
+	now time.Time) ([][]*x509.Certificate, error) {
+	return leaf.Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: between,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{usage},
+	})
+}
+
+// oidCMCRA is id-kp-cmcRA (RFC 6402 2.10), the extended key usage of a CMC registration authority.
+var oidCMCRA = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
+
+// isAuthority reports whether cert is that of a CMC registration authority. It must say so itself: that it says nothing
+// about its usage, or allows any, is not enough.
+func isAuthority(cert *x509.Certificate) bool {
+	return slices.ContainsFunc(cert.UnknownExtKeyUsage, oidCMCRA.Equal)
+}
+
+// authorityPaths returns the paths by which leaf is the certificate of a CMC registration authority: every CA certificate
+// above that limits the usages of what it issues must allow this one. crypto/x509 checks that for usages it knows. A
+// registration authority need not be good for TLS servers besides.
+func authorityPaths(roots *x509.CertPool, leaf *x509.Certificate, between *x509.CertPool,
+	now time.Time) [][]*x509.Certificate {
+	if !isAuthority(leaf) {
+		return nil
+	}
+	paths, err := pathsTo(roots, leaf, between, x509.ExtKeyUsageAny, now)
+	if err != nil {
+		return nil
+	}
+	forbids := func(cert *x509.Certificate) bool {
+		limits := len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0
+		return limits && !isAuthority(cert) && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
+	}
+	return slices.DeleteFunc(paths, func(path []*x509.Certificate) bool {
+		return slices.ContainsFunc(path, forbids)
+	})
+}
+
+// endsOf returns the anchors of paths.
+func endsOf(paths [][]*x509.Certificate) []*x509.Certificate {
+	var ends []*x509.Certificate
+	for _, path := range paths {
+		ends = append(ends, path[len(path)-1])
+	}
+	return unique(ends)
+}
+
+func checkHost(leaf *x509.Certificate, host string) *trustError {
 	address, _, _ := strings.Cut(host, "%") // a link-local address's zone means something to this machine alone
 	err := leaf.VerifyHostname(address)
 	if err == nil {
@@ -66,14 +187,16 @@ func checkHost(leaf *x509.Certificate, host string) error {
 			text: fmt.Sprintf("server certificate %s names no host, asked was %s", subjectOf(leaf), host),
 			hint: "have the server's certificate issued with its host name among the subject alternative names; " +
 				"a common name alone is not enough",
-			err: err,
+			err:       err,
+			closeness: closeHost,
 		}
 	}
 	return &trustError{
 		text: fmt.Sprintf("server certificate is for %s, asked was %s",
 			shorten(printable(strings.Join(names, ", ")), 200), host),
-		hint: "use one of the names in the server's certificate in the URL, or have the certificate issued for " + host,
-		err:  err,
+		hint:      "use one of the names in the server's certificate in the URL, or have the certificate issued for " + host,
+		err:       err,
+		closeness: closeHost,
 	}
 }
 
@@ -83,7 +206,7 @@ const (
 )
 
 // explainTrust words an error of x509.Certificate.Verify for the person who has to mend it.
-func explainTrust(err error, chain []*x509.Certificate, implicitOnly bool, now time.Time) error {
+func explainTrust(err error, chain []*x509.Certificate, by trusted, now time.Time) *trustError {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		what := "server certificate"
 		if invalid.Cert != nil && !invalid.Cert.Equal(chain[0]) {
@@ -93,28 +216,51 @@ func explainTrust(err error, chain []*x509.Certificate, implicitOnly bool, now t
 		if cert == nil {
 			cert = chain[0]
 		}
-		return &trustError{text: outOfValidity(what, cert, now), hint: hintClock, err: err}
+		hint := hintClock
+		if by.implicitOff {
+			hint += "; " + by.hint()
+		}
+		return &trustError{text: outOfValidity(what, cert, now), hint: hint, err: err, closeness: closePath}
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		top := chain[len(chain)-1]
-		among := "is not among the trusted certificates, nor issued by one of them"
-		hint := hintAnchors
-		if implicitOnly {
-			among = "is not known to the system's root certificates"
-			hint = "set trusted_certs to the certificate of the CA that issued the server's certificate"
-		}
 		return &trustError{
 			text: fmt.Sprintf("unknown CA: server certificate %s was issued by %s, which %s%s",
-				subjectOf(chain[0]), issuerOf(top), among, whyUnknown(err)),
-			hint: hint,
-			err:  err,
+				subjectOf(chain[0]), issuerOf(chain[len(chain)-1]), by.lacks(), whyUnknown(err)),
+			hint:      by.hint(),
+			err:       err,
+			closeness: closeNot,
 		}
 	}
 	return &trustError{
-		text: fmt.Sprintf("server certificate %s: %s", subjectOf(chain[0]), shorten(printable(err.Error()), 300)),
-		hint: "have the server's certificate issued anew",
-		err:  err,
+		text:      fmt.Sprintf("server certificate %s: %s", subjectOf(chain[0]), shorten(printable(err.Error()), 300)),
+		hint:      "have the server's certificate issued anew",
+		err:       err,
+		closeness: closePath,
 	}
+}
+
+// lacks says where a CA was looked for in vain.
+func (by trusted) lacks() string {
+	switch {
+	case by.explicit == nil:
+		return "is not known to the system's root certificates"
+	case by.learned:
+		return "is not among the trusted certificates and those that this server's CA led to before, nor issued by one of them"
+	}
+	return "is not among the trusted certificates, nor issued by one of them"
+}
+
+// hint says what to do about an unknown CA.
+func (by trusted) hint() string {
+	switch {
+	case by.implicitOff:
+		return "the system's root certificates count no more for this server, because its certificate has verified under a " +
+			"CA of its own: if it has moved to another CA on purpose, add that to trusted_certs, or delete what is stored of " +
+			"this server in trust/ of the state directory"
+	case by.explicit == nil:
+		return "set trusted_certs to the certificate of the CA that issued the server's certificate"
+	}
+	return hintAnchors
 }
 
 // whyUnknown returns what kept a CA of the right name from being the issuer (SHA-1, a key that is too small), in

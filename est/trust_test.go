@@ -70,7 +70,7 @@ func TestServerTrust(t *testing.T) {
 		{"client certificate", clientOnly, "localhost", ourPool, nil, []string{"key usage"}, "issued anew"},
 		{"no certificate", nil, "localhost", ourPool, nil, []string{"no certificate"}, ""},
 	} {
-		err := authorise(test.chain, test.host, test.explicit, test.implicit, now)
+		_, err := authorise(test.chain, []string{test.host}, trusted{explicit: test.explicit, implicit: test.implicit}, now)
 		if len(test.want) == 0 {
 			if err != nil {
 				t.Errorf("%s: %v", test.name, err)

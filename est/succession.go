@@ -1,0 +1,112 @@
+package est
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"math"
+	"slices"
+	"time"
+)
+
+// tlsAnchors returns those of k.CAs that are anchors for the server's own certificate: that were one before, that this
+// session's certificate verified under, or that succeed one (see Known.TLSAnchors).
+func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Time) []*x509.Certificate {
+	roots := slices.DeleteFunc(slices.Clone(k.CAs), func(cert *x509.Certificate) bool {
+		return slices.ContainsFunc(configured, cert.Equal) // is one anyway
+	})
+	var accepted []*x509.Certificate
+	take := func(good func(root *x509.Certificate) bool) {
+		roots = slices.DeleteFunc(roots, func(cert *x509.Certificate) bool {
+			if !good(cert) {
+				return false
+			}
+			accepted = append(accepted, cert)
+			return true
+		})
+	}
+	take(func(cert *x509.Certificate) bool { return slices.ContainsFunc(k.TLSAnchors, cert.Equal) })
+	roots = slices.DeleteFunc(roots, func(cert *x509.Certificate) bool { return !isRoot(cert) })
+
+	// The server's own path. What it shows of the session's other anchors is that they vouch for this server too.
+	authorising := slices.Clone(s.ends)
+	if s.chain != nil {
+		take(func(root *x509.Certificate) bool {
+			_, err := authorise(s.chain, s.hosts, trusted{explicit: poolOf([]*x509.Certificate{root})}, now)
+			if err == nil {
+				authorising = append(authorising, root)
+			}
+			return err == nil
+		})
+	}
+	take(func(root *x509.Certificate) bool {
+		return slices.ContainsFunc(authorising, func(anchor *x509.Certificate) bool { return rekeyed(root, anchor) })
+	})
+	// Each pair of anchor and cross certificate is looked at once, however long the line of succession.
+	cross := k.intermediates()
+	for line := slices.Concat(configured, accepted); len(line) > 0; line = line[1:] {
+		before := len(accepted)
+		take(func(root *x509.Certificate) bool {
+			return slices.ContainsFunc(cross, func(newWithOld *x509.Certificate) bool {
+				return succeeds(root, line[0], newWithOld, now)
+			})
+		})
+		line = slices.Concat(line, accepted[before:])
+	}
+	return slices.DeleteFunc(slices.Clone(k.CAs), func(cert *x509.Certificate) bool {
+		return !slices.ContainsFunc(accepted, cert.Equal)
+	})
+}
+
+// rekeyed reports whether root has the name of anchor, another root.
+func rekeyed(root, anchor *x509.Certificate) bool {
+	const emptyName = 2 // bytes of an empty SEQUENCE
+	return len(root.RawSubject) > emptyName && bytes.Equal(root.RawSubject, anchor.RawSubject) && isRoot(anchor)
+}
+
+// succeeds reports whether newWithOld is signed by anchor for the name and key of root (RFC 4210 4.4), without a limit that
+// root would be rid of as an anchor: what it may do from now on is what it could do below anchor already.
+func succeeds(root, anchor, newWithOld *x509.Certificate, now time.Time) bool {
+	if !bytes.Equal(newWithOld.RawSubject, root.RawSubject) || !sameKey(newWithOld.PublicKey, root.PublicKey) ||
+		!bytes.Equal(newWithOld.RawIssuer, anchor.RawSubject) {
+		return false
+	}
+	for _, cert := range []*x509.Certificate{anchor, newWithOld} {
+		if now.Before(cert.NotBefore) || expired(cert, now) || limitsNames(cert) || limitsUsage(cert) {
+			return false
+		}
+	}
+	// What an anchor issues to its own name does not count for the length of paths (RFC 5280 4.2.1.9).
+	mayIssueCAs := pathLimit(anchor) > 0 || bytes.Equal(anchor.RawSubject, root.RawSubject)
+	return mayIssueCAs && pathLimit(root) <= pathLimit(newWithOld) &&
+		newWithOld.IsCA && newWithOld.CheckSignatureFrom(anchor) == nil
+}
+
+func sameKey(a, b crypto.PublicKey) bool {
+	key, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && key.Equal(b)
+}
+
+var oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+
+// limitsNames reports whether a CA certificate has name constraints (RFC 5280 4.2.1.10), of whatever kind.
+func limitsNames(ca *x509.Certificate) bool {
+	return slices.ContainsFunc(ca.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidNameConstraints) })
+}
+
+// limitsUsage reports whether what a CA certificate issues is no good for TLS servers.
+func limitsUsage(ca *x509.Certificate) bool {
+	return len(ca.ExtKeyUsage)+len(ca.UnknownExtKeyUsage) > 0 &&
+		!slices.Contains(ca.ExtKeyUsage, x509.ExtKeyUsageServerAuth) &&
+		!slices.Contains(ca.ExtKeyUsage, x509.ExtKeyUsageAny)
+}
+
+// pathLimit is how many CA certificates may follow below ca in a path (RFC 5280 4.2.1.9).
+func pathLimit(ca *x509.Certificate) int {
+	if ca.MaxPathLen > 0 || ca.MaxPathLenZero {
+		return ca.MaxPathLen
+	}
+	return math.MaxInt
+}
