@@ -86,7 +86,7 @@ type authorities struct {
 func gather(explicit []*x509.Certificate, known Known) authorities {
 	a := authorities{anchors: slices.Concat(explicit, known.TLSAnchors)}
 	for _, cert := range known.CAs {
-		if isRoot(cert) {
+		if IsRoot(cert) {
 			a.anchors = append(a.anchors, cert)
 			a.roots = append(a.roots, cert)
 		} else {

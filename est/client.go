@@ -115,17 +115,8 @@ func New(o Options) (*Client, error) {
 	if len(o.Anchors) == 0 && len(o.Known.TLSAnchors) == 0 && !o.SystemRoots {
 		return nil, errors.New("no trust anchors: neither explicit ones nor the system's roots are to be trusted")
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = defaultTimeout
-	}
-	if o.UserAgent == "" {
-		o.UserAgent = "certagent"
-	}
-	c := &Client{o: o, dialer: Dialer{Proxy: o.Proxy, ProxyRoots: o.Roots, Now: o.Now}, redirectOrigins: origins,
-		known: o.Known}
+	c := bare(o)
+	c.redirectOrigins = origins
 	if o.SystemRoots {
 		c.implicit = o.Roots
 		if c.implicit == nil {
@@ -150,6 +141,20 @@ func (c *Client) trusted(k *conn) trusted {
 		by.implicit, by.implicitOff = nil, true
 	}
 	return by
+}
+
+// bare returns a client with the defaults filled in that trusts nobody.
+func bare(o Options) *Client {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "certagent"
+	}
+	return &Client{o: o, dialer: Dialer{Proxy: o.Proxy, ProxyRoots: o.Roots, Now: o.Now}, known: o.Known}
 }
 
 func (c *Client) passwordSent() bool { return len(c.secrets) > 0 }

@@ -35,6 +35,11 @@ type conn struct {
 // returned with an error as well, and then tells how far it came.
 func (c *Client) dial(ctx context.Context, r *request) (*conn, error) {
 	k := &conn{origin: originOf(r.target), hosts: r.hosts}
+	return k, c.connect(ctx, k, r, c.tlsConfig(k, r.certificate))
+}
+
+// connect opens the connection k to where r goes with these TLS settings, and notes in k how far it came.
+func (c *Client) connect(ctx context.Context, k *conn, r *request, settings *tls.Config) error {
 	transport := &http.Transport{
 		// The dialer sees to the proxy: net/http would use one TLS configuration for an https proxy and the server, and
 		// so show the proxy our certificate and have it authorised as the server.
@@ -44,7 +49,7 @@ func (c *Client) dial(ctx context.Context, r *request) (*conn, error) {
 			k.proxy, _ = errors.AsType[*ProxyError](err)
 			return tcp, err
 		},
-		TLSClientConfig:        c.tlsConfig(k, r.certificate),
+		TLSClientConfig:        settings,
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: headerLimit,
@@ -52,10 +57,10 @@ func (c *Client) dial(ctx context.Context, r *request) (*conn, error) {
 	c.connections++
 	connection, err := transport.NewClientConn(ctx, "https", addressOf(r.target))
 	if err != nil {
-		return k, err
+		return err
 	}
 	k.http, k.secured = connection, true
-	return k, nil
+	return nil
 }
 
 // tlsConfig returns the TLS settings of connection k, which it keeps up to date from the handshake's callbacks.

@@ -71,7 +71,7 @@ func expired(cert *x509.Certificate, now time.Time) bool { return now.After(cert
 
 // intermediates are the certificates of CAs that are not anchors.
 func (k Known) intermediates() []*x509.Certificate {
-	return slices.DeleteFunc(slices.Clone(k.CAs), isRoot)
+	return slices.DeleteFunc(slices.Clone(k.CAs), IsRoot)
 }
 
 // session is the connection that an answer came over, as far as it counts for trust.
@@ -93,10 +93,10 @@ func (k Known) learned(answer, configured []*x509.Certificate, s session, now ti
 // mergeCAs returns the CAs of k after an answer.
 func mergeCAs(k Known, answer []*x509.Certificate, now time.Time) []*x509.Certificate {
 	anchors := func(cert *x509.Certificate) bool {
-		return isRoot(cert) || slices.ContainsFunc(k.TLSAnchors, cert.Equal)
+		return IsRoot(cert) || slices.ContainsFunc(k.TLSAnchors, cert.Equal)
 	}
 	kept := k.CAs
-	if slices.ContainsFunc(answer, isRoot) {
+	if slices.ContainsFunc(answer, IsRoot) {
 		kept = slices.DeleteFunc(slices.Clone(k.CAs), func(cert *x509.Certificate) bool { return !anchors(cert) })
 	}
 	// In the order in which they are kept when there are too many: that which leads to the server first.

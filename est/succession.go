@@ -28,7 +28,7 @@ func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Tim
 		})
 	}
 	take(func(cert *x509.Certificate) bool { return slices.ContainsFunc(k.TLSAnchors, cert.Equal) })
-	roots = slices.DeleteFunc(roots, func(cert *x509.Certificate) bool { return !isRoot(cert) })
+	roots = slices.DeleteFunc(roots, func(cert *x509.Certificate) bool { return !IsRoot(cert) })
 
 	// The server's own path. What it shows of the session's other anchors is that they vouch for this server too.
 	authorising := slices.Clone(s.ends)
@@ -63,7 +63,7 @@ func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Tim
 // rekeyed reports whether root has the name of anchor, another root.
 func rekeyed(root, anchor *x509.Certificate) bool {
 	const emptyName = 2 // bytes of an empty SEQUENCE
-	return len(root.RawSubject) > emptyName && bytes.Equal(root.RawSubject, anchor.RawSubject) && isRoot(anchor)
+	return len(root.RawSubject) > emptyName && bytes.Equal(root.RawSubject, anchor.RawSubject) && IsRoot(anchor)
 }
 
 // succeeds reports whether newWithOld is signed by anchor for the name and key of root (RFC 4210 4.4), without a limit that

@@ -303,11 +303,11 @@ func poolOf(certs []*x509.Certificate) *x509.CertPool {
 	return pool
 }
 
-// isRoot reports whether cert is a self-signed CA certificate: one that can end a path. A CA's new certificate signed
+// IsRoot reports whether cert is a self-signed CA certificate: one that can end a path. A CA's new certificate signed
 // with its old key, and the other way round (RFC 7030 4.1.3), has its own name as issuer but is not one. A signature
 // with an algorithm that is no longer verified (SHA-1) is taken for its own, since the signature of an anchor
 // carries no trust.
-func isRoot(cert *x509.Certificate) bool {
+func IsRoot(cert *x509.Certificate) bool {
 	if !bytes.Equal(cert.RawSubject, cert.RawIssuer) {
 		return false
 	}

@@ -107,7 +107,7 @@ func TestRootsAreToldFromCrossCertificates(t *testing.T) {
 		{"intermediate", old.sub(t, "sub").cert, false},
 		{"self-signed leaf", leaf, false},
 	} {
-		if got := isRoot(test.cert); got != test.want {
+		if got := IsRoot(test.cert); got != test.want {
 			t.Errorf("%s: %v", test.name, got)
 		}
 	}
