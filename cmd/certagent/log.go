@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"certagent/agent/config"
 )
@@ -17,12 +16,7 @@ func newLog(c config.Log, stderr io.Writer) (zerolog.Logger, error) {
 	if err != nil {
 		return zerolog.Nop(), err
 	}
-	console := c.Format == "console"
-	if f, ok := stderr.(*os.File); ok && c.Format == "auto" {
-		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-		console = err == nil
-	}
-	if console {
+	if c.Format == "console" || c.Format == "auto" && isTerminal(stderr) {
 		stderr = zerolog.ConsoleWriter{Out: stderr, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}
 	}
 	return zerolog.New(stderr).Level(level).With().Timestamp().Logger(), nil

@@ -1,11 +1,19 @@
 package main
 
 import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -23,13 +31,30 @@ func TestMain(m *testing.M) {
 //
 //	exits CODE COMMAND ARG...      as exec, and the exit code must be CODE
 //	outsider CODE certagent ARG... the same as a user who has no right to what is 0600 here
-func TestScripts(t *testing.T) {
+//	testca FLAG...                 start certagent-testca; it ends with the script. $URL is where its operations are,
+//	                               $HOSTPORT where it listens
+//	fingerprint VAR FILE           set $VAR to the SHA-256 of the certificate in FILE, in hex with colons
+func TestScripts(t *testing.T) { runScripts(t, "testdata/script", nil) }
+
+// runScripts runs the scripts of a directory with more variables in their environment.
+func runScripts(t *testing.T, dir string, env map[string]string) {
+	testca := sync.OnceValues(func() (string, error) {
+		program := filepath.Join(t.TempDir(), "certagent-testca")
+		out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "certagent/cmd/certagent-testca").CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("build certagent-testca: %w\n%s", err, out)
+		}
+		return program, nil
+	})
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			// Whoever runs the tests may have these set for reasons of their own.
 			for _, name := range []string{"STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "HTTPS_PROXY"} {
 				e.Setenv(name, "")
+			}
+			for name, value := range env {
+				e.Setenv(name, value)
 			}
 			// An outsider must come as far as the script's directory.
 			return errors.Join(os.Chmod(filepath.Dir(e.WorkDir), 0o755), os.Chmod(e.WorkDir, 0o755))
@@ -51,8 +76,60 @@ func TestScripts(t *testing.T) {
 				cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 				mustExit(ts, args, cmd.Run())
 			},
+			"testca": func(ts *testscript.TestScript, _ bool, args []string) {
+				program, err := testca()
+				ts.Check(err)
+				startTestCA(ts, program, args)
+			},
+			"fingerprint": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) != 2 {
+					ts.Fatalf("usage: fingerprint VAR FILE")
+				}
+				block, _ := pem.Decode([]byte(ts.ReadFile(args[1])))
+				if block == nil {
+					ts.Fatalf("%s is not PEM", args[1])
+				}
+				var pairs []string
+				for _, b := range sha256.Sum256(block.Bytes) {
+					pairs = append(pairs, fmt.Sprintf("%02X", b))
+				}
+				ts.Setenv(args[0], strings.Join(pairs, ":"))
+			},
 		},
 	})
+}
+
+// startTestCA starts the program in the script's directory and returns when it is ready.
+func startTestCA(ts *testscript.TestScript, program string, args []string) {
+	cmd := exec.Command(program, append([]string{"--listen", "localhost:0"}, args...)...)
+	cmd.Dir = ts.MkAbs(".")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	drained := make(chan struct{})
+	ts.Defer(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		<-drained
+		_ = cmd.Wait() // it was killed
+	})
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		if at, ok := strings.CutPrefix(lines.Text(), "ready on "); ok {
+			u, err := url.Parse(at)
+			ts.Check(err)
+			ts.Setenv("URL", at)
+			ts.Setenv("HOSTPORT", u.Host)
+			go func() { // ends with the process
+				defer close(drained)
+				_, _ = io.Copy(io.Discard, stdout) // its record of requests
+			}()
+			return
+		}
+	}
+	close(drained)
+	ts.Fatalf("certagent-testca ended before it was ready: %v\n%s", cmd.Wait(), &stderr)
 }
 
 func mustExit(ts *testscript.TestScript, args []string, err error) {
