@@ -18,7 +18,7 @@ import (
 
 // openRules are those of docs/est-conformance.md that nothing shows yet. A rule leaves this list when its row says met or
 // declined; the list must be what the page says, so that it can only shrink on purpose.
-var openRules = []int{1, 9, 10, 13, 14, 15, 21, 22, 24, 26, 29, 30, 32, 33, 34, 35, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59}
+var openRules = []int{1, 3, 8, 9, 10, 13, 14, 15, 21, 22, 24, 26, 29, 30, 32, 33, 34, 35, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59}
 
 // conformanceRules is how many rules the page has.
 const conformanceRules = 62
@@ -95,9 +95,14 @@ func TestConformanceHasEveryRule(t *testing.T) {
 func TestConformanceNamesTestsThatRun(t *testing.T) {
 	sources := map[string]testSources{}
 	for _, r := range readRules(t) {
-		complain := t.Errorf
-		if r.state == "open" {
-			complain = t.Logf
+		shown := len(r.tests) > 0
+		complain := func(format string, args ...any) {
+			shown = false
+			if r.state == "open" {
+				t.Logf(format, args...)
+			} else {
+				t.Errorf(format, args...)
+			}
 		}
 		for _, named := range r.tests {
 			parts := testPattern.FindStringSubmatch(named)
@@ -112,6 +117,9 @@ func TestConformanceNamesTestsThatRun(t *testing.T) {
 			if err := sources[dir].runs(name, strings.Split(sub, "/")[1:]); err != nil {
 				complain("rule %d: %s: %v", r.number, named, err)
 			}
+		}
+		if shown && r.state == "open" {
+			t.Logf("rule %d is open, and the tests that it names are all there", r.number)
 		}
 	}
 }
@@ -213,5 +221,6 @@ func isTest(n ast.Node) bool {
 	}
 	in, ok := of.X.(*ast.Ident)
 	return ok && in.Name == "testing" &&
-		(of.Sel.Name == "T" && strings.HasPrefix(f.Name.Name, "Test") || of.Sel.Name == "F" && strings.HasPrefix(f.Name.Name, "Fuzz"))
+		(of.Sel.Name == "T" && strings.HasPrefix(f.Name.Name, "Test") ||
+			of.Sel.Name == "F" && strings.HasPrefix(f.Name.Name, "Fuzz"))
 }

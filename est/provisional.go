@@ -19,7 +19,7 @@ import (
 // can decide which of its certificates to trust. What it returns is what anybody in between may have written: it must
 // be compared with something that came another way, and what is trusted then is spoken to over a new connection.
 //
-// Of o only URL, Now, Timeout, Proxy and Roots (for the certificate of an https proxy) and UserAgent count; Timeout bounds
+// Of o only URL, Now, Timeout, UserAgent, Proxy and, for the certificate of an https proxy, Roots count; Timeout bounds
 // the whole. No client certificate is offered, no login answered, no redirect to another origin followed, and nothing
 // but this one operation asked over that connection, which is closed before Provisional returns. The error of the
 // operation is an *Error; that of options that cannot lead to one is not.
@@ -63,7 +63,8 @@ func (c *Client) provisional(ctx context.Context) ([]*x509.Certificate, error) {
 				return nil, err
 			}
 			if c.elsewhere(r) { // to go there takes checks (RFC 7030 3.2.1) that cannot be made here
-				return nil, c.failHint(r, ErrBadResponse, errors.New("not followed: it is another server, and this one is not authorised"),
+				return nil, c.failHint(r, ErrBadResponse,
+					errors.New("not followed: it is another server, and this one is not authorised"),
 					"set the URL to where the server's EST operations really are")
 			}
 		default:

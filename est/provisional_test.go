@@ -73,7 +73,8 @@ func TestProvisionalIsFollowedByANewSession(t *testing.T) {
 	if n := s.connections(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
 	}
-	_, err = newClient(t, Options{URL: s.base(), Anchors: []*x509.Certificate{newRoot(t, "other").cert}}).CACerts(t.Context())
+	o := Options{URL: s.base(), Anchors: []*x509.Certificate{newRoot(t, "other").cert}}
+	_, err = newClient(t, o).CACerts(t.Context())
 	if !errors.Is(err, ErrUntrusted) {
 		t.Errorf("a server that a provisional connection had reached is trusted: %v", err)
 	}
@@ -160,6 +161,7 @@ func TestProvisionalRedirects(t *testing.T) {
 
 // What comes back is bounded and classed as everywhere else.
 func TestProvisionalErrors(t *testing.T) {
+	returned := make(chan struct{}) // closed when Provisional has returned
 	for _, test := range []struct {
 		name   string
 		answer http.HandlerFunc
@@ -175,10 +177,11 @@ func TestProvisionalErrors(t *testing.T) {
 		{"not there", http.NotFound, ErrRejected, "HTTP 404"},
 		{"down", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
 			ErrUnavailable, "HTTP 503"},
-		{"no end", func(w http.ResponseWriter, r *http.Request) {
+		{"no end", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusOK)
 			http.NewResponseController(w).Flush()
-			<-r.Context().Done()
+			<-returned // not the request's end, at which the answer would get one
+			panic(http.ErrAbortHandler)
 		}, ErrUnavailable, "nothing more came within"},
 		{"cut off", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
@@ -196,6 +199,9 @@ func TestProvisionalErrors(t *testing.T) {
 				o.Timeout = 300 * time.Millisecond
 			}
 			certs, err := Provisional(t.Context(), o)
+			if test.name == "no end" {
+				close(returned)
+			}
 			if certs != nil || !errors.Is(err, test.class) || !strings.Contains(err.Error(), test.text) {
 				t.Errorf("got %d certificates and %v, want %v with %q", len(certs), err, test.class, test.text)
 			}

@@ -57,7 +57,8 @@ Exit code 1 if a fingerprint covers nothing (then nothing is written), or nothin
 			return p.caCerts(c.Context(), c.InOrStdin(), args[0], fingerprints, out)
 		},
 	}
-	c.Flags().StringArrayVar(&fingerprints, "fingerprint", nil, "accept the certificate with this `SHA256` (or SHA-512), in hex, with or without colons; repeatable")
+	c.Flags().StringArrayVar(&fingerprints, "fingerprint", nil,
+		"accept the certificate with this `SHA256` (or SHA-512), in hex, with or without colons; repeatable")
 	c.Flags().StringVar(&out, "out", "", "write what is accepted to `FILE`, as PEM")
 	return c
 }
@@ -98,7 +99,8 @@ func (p *program) caCerts(ctx context.Context, stdin io.Reader, where string, fi
 		return failed(err)
 	}
 	for _, cert := range accepted {
-		fmt.Fprintf(report, "\nA fingerprint covers number %d, %s\n", 1+slices.IndexFunc(certs, cert.Equal), name(cert.Subject.String()))
+		number := 1 + slices.IndexFunc(certs, cert.Equal)
+		fmt.Fprintf(report, "\nA fingerprint covers number %d, %s\n", number, name(cert.Subject.String()))
 	}
 	if out == "" {
 		return nil
@@ -125,7 +127,8 @@ func estURL(text string) (*url.URL, error) {
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err // the whole of it would repeat the URL, and what login may stand in it
 		}
-		return nil, &hint{fmt.Errorf("this is not a URL: %w", err), "write https://host[:port]/.well-known/est, or host[:port]"}
+		return nil, &hint{fmt.Errorf("this is not a URL: %w", err),
+			"write https://host[:port]/.well-known/est, or host[:port]"}
 	}
 	path := strings.TrimSuffix(strings.TrimRight(u.EscapedPath(), "/"), "/cacerts") // no label is called that
 	if path == "" {
@@ -165,7 +168,8 @@ func mayReplace(file string) error {
 		blocks++
 	}
 	if blocks == 0 && len(data) > 0 {
-		return &hint{fmt.Errorf("not replaced: %s holds something else than certificates", file), "move it away, or name another file"}
+		return &hint{fmt.Errorf("not replaced: %s holds something else than certificates", file),
+			"move it away, or name another file"}
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func validity(cert *x509.Certificate, now time.Time) string {
 	return fmt.Sprintf("%s to %s UTC%s", day(cert.NotBefore), day(cert.NotAfter), state)
 }
 
-// nameShown is how many bytes of a name are shown: enough for any that a person gave, and no flood from one who did not.
+// nameShown is how many bytes of a name are shown: enough for any honest one, and no flood.
 const nameShown = 300
 
 // name is a name that somebody else wrote, safe for a terminal.

@@ -146,7 +146,10 @@ func TestCACertsShowsHostileNames(t *testing.T) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour),
-		Subject: pkix.Name{CommonName: "all is well\x1b[2J\r\n1  subject  CN=Your Bank\u202e", Organization: []string{strings.Repeat("O", 5000)}},
+		Subject: pkix.Name{
+			CommonName:   "all is well\x1b[2J\r\n1  subject  CN=Your Bank\u202e",
+			Organization: []string{strings.Repeat("O", 5000)},
+		},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -168,7 +171,10 @@ func TestCACertsShowsHostileNames(t *testing.T) {
 			t.Errorf("shown: %.600q", line)
 		}
 	}
-	for _, want := range []string{" shows 2 CA certificates. ", ": expired by this machine's clock\n", "verifies under it: no\n", "verifies under it: yes\n"} {
+	for _, want := range []string{
+		" shows 2 CA certificates. ", ": expired by this machine's clock\n",
+		"verifies under it: no\n", "verifies under it: yes\n",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("%q is missing in:\n%s", want, out)
 		}
@@ -183,7 +189,7 @@ func TestESTURL(t *testing.T) {
 		{"[2001:db8::1]:8085/", "https://[2001:db8::1]:8085/.well-known/est"},
 		{"https://est.example.com/", "https://est.example.com/.well-known/est"},
 		{"https://est.example.com/.well-known/est/", "https://est.example.com/.well-known/est"},
-		{"https://est.example.com/.well-known/est/factory%201/cacerts", "https://est.example.com/.well-known/est/factory%201"},
+		{"https://est.example.com/.well-known/est/a%2Fb%201/cacerts", "https://est.example.com/.well-known/est/a%2Fb%201"},
 		{"https://est.example.com/pki/.well-known/est", "https://est.example.com/pki/.well-known/est"},
 		{"http://est.example.com", "http://est.example.com/.well-known/est"}, // est says what is wrong with it
 		{"https://u:secret@est.example.com:port", ""},

@@ -40,8 +40,8 @@ func TestScripts(t *testing.T) { runScripts(t, "testdata/script", nil) }
 func runScripts(t *testing.T, dir string, env map[string]string) {
 	testca := sync.OnceValues(func() (string, error) {
 		program := filepath.Join(t.TempDir(), "certagent-testca")
-		out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "certagent/cmd/certagent-testca").CombinedOutput()
-		if err != nil {
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "certagent/cmd/certagent-testca")
+		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build certagent-testca: %w\n%s", err, out)
 		}
 		return program, nil

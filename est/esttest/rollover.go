@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Rollover is what a CA publishes while it changes its key (RFC 4210 section 4.4). All four have the CA's one name; only
-// the first and the last are self-signed.
+// Rollover is what a CA publishes while it changes its key (RFC 4210 section 4.4). All four have the CA's one name;
+// only the first and the last are self-signed.
 type Rollover struct {
 	OldWithOld *x509.Certificate // the root so far
 	OldWithNew *x509.Certificate // its key, signed with the new one
@@ -96,7 +96,9 @@ func (s *Server) endRollover() error {
 	now, memory := s.options.Now(), folder("")
 	var err error
 	if s.options.Intermediate {
-		if changed.issuing, err = memory.ca(nameIntermediate, intermediateName, changed.root, now, s.options.RootLifetime); err != nil {
+		lifetime := s.options.RootLifetime
+		changed.issuing, err = memory.ca(nameIntermediate, intermediateName, changed.root, now, lifetime)
+		if err != nil {
 			return err
 		}
 	}

@@ -52,7 +52,8 @@ func TestRollover(t *testing.T) {
 		if err := c.get("cacerts").err; err == nil {
 			t.Error("who trusts the old root alone is still let in")
 		}
-		c = newClient(t, s, withPassword("estuser", "estpwd"), withTLS(func(c *tls.Config) { c.RootCAs = poolOf(r.NewWithNew) }))
+		c = newClient(t, s, withPassword("estuser", "estpwd"),
+			withTLS(func(c *tls.Config) { c.RootCAs = poolOf(r.NewWithNew) }))
 		after := c.post("simpleenroll", csrFor(t, "after")).certs(t)[0]
 		verifies(t, after, r.NewWithNew)
 		verifies(t, after, s.Root, r.NewWithOld)
