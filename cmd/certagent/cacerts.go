@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -230,7 +231,9 @@ func confirmed(stdin io.Reader, ask io.Writer, certs []*x509.Certificate) ([]*x5
 		if !est.IsRoot(cert) {
 			continue
 		}
-		fmt.Fprintf(ask, "Trust number %d, and have you compared its SHA-256? Type yes to write it [no]: ", i+1)
+		// With the SHA-256, for whoever has sent the rest elsewhere.
+		fmt.Fprintf(ask, "Trust number %d, SHA-256 %s?\nType yes if you have compared it [no]: ",
+			i+1, colons(sha256.Sum256(cert.Raw)))
 		answer, err := answers.ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("read the answer: %w", err)

@@ -110,7 +110,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd, answers []string) (asked []string, 
 	overdue := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() }) // then the questions end
 	defer overdue.Stop()
 
-	question := regexp.MustCompile(`Trust number (\d+), [^:]*: $`)
+	question := regexp.MustCompile(`Trust number (\d+), SHA-256 [0-9A-F:]+\?\s+Type yes [^:]*: $`)
 	var seen []byte
 	for buffer := make([]byte, 1024); ; {
 		n, err := master.Read(buffer)
