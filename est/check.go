@@ -45,18 +45,22 @@ func parseAsked(der []byte) (*asked, error) {
 		case e.Id.Equal(oidExtKeyUsage):
 			a.usages, err = parseUsages(e.Value)
 		case e.Id.Equal(oidBasicConstraints):
-			var constraints struct {
-				CA      bool `asn1:"optional"`
-				PathLen int  `asn1:"optional,default:-1"`
-			}
-			_, err = asn1.Unmarshal(e.Value, &constraints)
-			a.ca = constraints.CA
+			a.ca, err = parseBasicConstraints(e.Value)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("parse certification request: %w", err)
 		}
 	}
 	return a, nil
+}
+
+func parseBasicConstraints(der []byte) (ca bool, err error) {
+	var constraints struct {
+		CA      bool `asn1:"optional"`
+		PathLen int  `asn1:"optional,default:-1"`
+	}
+	_, err = asn1.Unmarshal(der, &constraints)
+	return constraints.CA, err
 }
 
 // parseUsages returns the usages that a Template can ask for; others are passed over.

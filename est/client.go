@@ -98,6 +98,9 @@ type Client struct {
 
 	cas   []*x509.Certificate // what /cacerts answered in this attempt
 	known Known               // Options.Known and what this attempt added
+
+	attributes      *Attributes // what the server wants, as far as it was asked for; nil if nothing
+	attributesAsked bool        // /csrattrs answered in this attempt
 }
 
 // New returns a client for one attempt. It opens no connection. It fails on options that cannot lead to an attempt.

@@ -2,7 +2,11 @@ package est
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -34,11 +38,16 @@ type Template struct {
 	// Usages is the extended key usage, asked for in an extension that is not critical; none means no extension.
 	Usages []x509.ExtKeyUsage
 
+	// KeyUsage is asked for in a critical extension (RFC 5280 4.2.1.3); 0 means no extension, for a CA keyCertSign and
+	// digitalSignature. What only a CA may do needs CA.
+	KeyUsage x509.KeyUsage
+
 	// CA asks for a CA certificate that may issue leaves only: critical basic constraints CA:TRUE with path length 0
-	// and critical key usage keyCertSign and digitalSignature. It is what IoT Edge asks for as its Edge CA.
+	// and critical key usage. It is what IoT Edge asks for as its Edge CA.
 	CA bool
 
-	// Hash is that of the signature; 0 means the one that goes with the key.
+	// Hash is that of the signature: SHA-256, SHA-384 or SHA-512. 0 means the one that goes with the key. Ed25519 leaves
+	// no choice, and Hash counts for nothing.
 	Hash crypto.Hash
 	// Binding is put in as the attribute that links the request to a TLS session; nil means none.
 	Binding *Binding
@@ -65,28 +74,149 @@ var (
 const ubCommonName = 64
 
 // CreateRequest returns the DER of a PKCS#10 request (RFC 2986) for key, signed by it: ECDSA with the hash of the
-// curve's size (P-256 SHA-256, P-384 SHA-384, P-521 SHA-512), RSA PKCS#1 v1.5 with SHA-256, or Ed25519. It fails on
-// a template that no CA could turn into a certificate.
+// curve's size (P-256 SHA-256, P-384 SHA-384, P-521 SHA-512), RSA PKCS#1 v1.5 with SHA-256, or Ed25519, unless t.Hash
+// says another hash. It fails on a template that no CA could turn into a certificate.
 func CreateRequest(key crypto.Signer, t Template) ([]byte, error) {
 	subject, err := t.subject()
 	if err != nil {
 		return nil, fmt.Errorf("encode subject: %w", err)
 	}
-	extensions, err := t.extensions()
+	attributes, err := t.attributes()
 	if err != nil {
 		return nil, err
 	}
-	request := &x509.CertificateRequest{RawSubject: subject, ExtraExtensions: extensions}
-	der, err := x509.CreateCertificateRequest(rand.Reader, request, key)
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	info, err := asn1.Marshal(requestInfo{
+		Subject: asn1.RawValue{FullBytes: subject}, PublicKey: asn1.RawValue{FullBytes: public}, Attributes: attributes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode certification request: %w", err)
+	}
+	der, err := signRequest(key, t.Hash, info)
 	if err != nil {
 		return nil, fmt.Errorf("sign certification request: %w", err)
 	}
 	return der, nil
 }
 
+// requestInfo is the CertificationRequestInfo of RFC 2986 4.1. crypto/x509 makes it only without attributes of one
+// value, such as challengePassword.
+type requestInfo struct {
+	Version    int
+	Subject    asn1.RawValue
+	PublicKey  asn1.RawValue
+	Attributes []typedValues `asn1:"tag:0,set"`
+}
+
+// typedValues is an Attribute of RFC 2986 4.1.
+type typedValues struct {
+	Type   asn1.ObjectIdentifier
+	Values []asn1.RawValue `asn1:"set"`
+}
+
+// attributes lists what a request carries beside subject and key.
+func (t Template) attributes() ([]typedValues, error) {
+	var list []typedValues
+	add := func(oid asn1.ObjectIdentifier, value []byte) {
+		list = append(list, typedValues{Type: oid, Values: []asn1.RawValue{{FullBytes: value}}})
+	}
+	extensions, err := t.extensions()
+	if err != nil {
+		return nil, err
+	}
+	if len(extensions) > 0 {
+		value, err := asn1.Marshal(extensions)
+		if err != nil {
+			return nil, fmt.Errorf("encode extensions: %w", err)
+		}
+		add(oidExtensionRequest, value)
+	}
+	if t.Binding != nil {
+		value, err := t.Binding.encode()
+		if err != nil {
+			return nil, fmt.Errorf("encode the link to the TLS session: %w", err)
+		}
+		add(t.Binding.Attribute, value)
+	}
+	return list, nil
+}
+
+// signRequest wraps up a CertificationRequestInfo with its signature.
+func signRequest(key crypto.Signer, hash crypto.Hash, info []byte) ([]byte, error) {
+	algorithm, hash, err := signatureAlgorithm(key.Public(), hash)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := crypto.SignMessage(key, rand.Reader, info, hash)
+	if err != nil {
+		return nil, err
+	}
+	der, err := asn1.Marshal(struct {
+		Info      asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: info}, algorithm, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
+	if err != nil {
+		return nil, err
+	}
+	// A key that lives elsewhere may sign wrongly, and the server would only say that it does not like the request.
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, err
+	}
+	return der, csr.CheckSignature()
+}
+
+// signatureAlgorithm returns how a key signs; hash 0 is its own choice (RFC 5758 3.2, RFC 4055 5, RFC 8410 3).
+func signatureAlgorithm(public crypto.PublicKey, hash crypto.Hash) (pkix.AlgorithmIdentifier, crypto.Hash, error) {
+	var byHash map[crypto.Hash]asn1.ObjectIdentifier
+	var parameters asn1.RawValue
+	switch public := public.(type) {
+	case ed25519.PublicKey:
+		return pkix.AlgorithmIdentifier{Algorithm: oidEd25519}, 0, nil
+	case *ecdsa.PublicKey:
+		byHash = map[crypto.Hash]asn1.ObjectIdentifier{
+			crypto.SHA256: oidECDSAWithSHA256, crypto.SHA384: oidECDSAWithSHA384, crypto.SHA512: oidECDSAWithSHA512,
+		}
+		if hash == 0 {
+			hash = hashOfCurve(public.Curve)
+		}
+	case *rsa.PublicKey:
+		byHash = map[crypto.Hash]asn1.ObjectIdentifier{
+			crypto.SHA256: oidSHA256WithRSA, crypto.SHA384: oidSHA384WithRSA, crypto.SHA512: oidSHA512WithRSA,
+		}
+		parameters = asn1.NullRawValue
+		if hash == 0 {
+			hash = crypto.SHA256
+		}
+	default:
+		return pkix.AlgorithmIdentifier{}, 0, fmt.Errorf("a key of type %T cannot sign requests", public)
+	}
+	oid, ok := byHash[hash]
+	if !ok {
+		return pkix.AlgorithmIdentifier{}, 0,
+			fmt.Errorf("%v is not a hash for signatures: SHA-256, SHA-384 and SHA-512 are", hash)
+	}
+	return pkix.AlgorithmIdentifier{Algorithm: oid, Parameters: parameters}, hash, nil
+}
+
+func hashOfCurve(curve elliptic.Curve) crypto.Hash {
+	switch bits := curve.Params().BitSize; {
+	case bits <= 256:
+		return crypto.SHA256
+	case bits <= 384:
+		return crypto.SHA384
+	}
+	return crypto.SHA512
+}
+
 // RenewalTemplate asks for what leaf has: its subject and subject alternative names byte for byte, as RFC 7030 4.2.2
 // demands of a renewal (a name that is encoded anew may differ in its string types), client and server usage, and
-// whether it is a CA certificate.
+// whether it is a CA certificate. Another name is asked for by simpleenroll: no server is known to act on the attribute
+// ChangeSubjectName (RFC 6402 2.8), which would let a renewal ask for one.
 func RenewalTemplate(leaf *x509.Certificate) Template {
 	t := Template{RawSubject: slices.Clone(leaf.RawSubject), CA: leaf.IsCA}
 	for _, e := range leaf.Extensions {
@@ -165,85 +295,4 @@ func notPrintableString(r rune) bool {
 
 func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
-}
-
-func (t Template) extensions() ([]pkix.Extension, error) {
-	var extensions []pkix.Extension
-	san, err := t.subjectAltName()
-	if err != nil {
-		return nil, fmt.Errorf("encode subject alternative names: %w", err)
-	}
-	if san != nil {
-		extensions = append(extensions, pkix.Extension{Id: oidSubjectAltName, Critical: t.SANCritical, Value: san})
-	}
-	if len(t.Usages) > 0 {
-		value, err := marshalUsages(t.Usages)
-		if err != nil {
-			return nil, fmt.Errorf("encode extended key usage: %w", err)
-		}
-		extensions = append(extensions, pkix.Extension{Id: oidExtKeyUsage, Value: value})
-	}
-	if t.CA {
-		extensions = append(extensions,
-			// SEQUENCE { cA TRUE, pathLenConstraint 0 }
-			pkix.Extension{Id: oidBasicConstraints, Critical: true, Value: []byte{0x30, 6, 1, 1, 0xff, 2, 1, 0}},
-			// BIT STRING { digitalSignature (0), keyCertSign (5) }
-			pkix.Extension{Id: oidKeyUsage, Critical: true, Value: []byte{3, 2, 2, 0x84}})
-	}
-	return extensions, nil
-}
-
-// subjectAltName returns the value of the extension (RFC 5280 4.2.1.6), nil if no name is asked for.
-func (t Template) subjectAltName() ([]byte, error) {
-	if len(t.RawSAN) > 0 {
-		return t.RawSAN, nil
-	}
-	var names []asn1.RawValue
-	add := func(tag int, name string) error {
-		if name == "" || !isASCII(name) {
-			return fmt.Errorf("%q is empty or has characters outside ASCII", name)
-		}
-		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, Bytes: []byte(name)})
-		return nil
-	}
-	var errs []error
-	for _, name := range t.DNSNames {
-		errs = append(errs, add(tagDNSName, name))
-	}
-	for _, ip := range t.IPs {
-		b := ip.To16()
-		if v4 := ip.To4(); v4 != nil {
-			b = v4
-		}
-		if b == nil {
-			errs = append(errs, fmt.Errorf("%d bytes are no IP address", len(ip)))
-			continue
-		}
-		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tagIPAddress, Bytes: b})
-	}
-	for _, u := range t.URIs {
-		errs = append(errs, add(tagURI, u.String()))
-	}
-	for _, address := range t.Emails {
-		errs = append(errs, add(tagEmail, address))
-	}
-	if err := errors.Join(errs...); err != nil || len(names) == 0 {
-		return nil, err
-	}
-	return asn1.Marshal(names)
-}
-
-func marshalUsages(usages []x509.ExtKeyUsage) ([]byte, error) {
-	oids := make([]asn1.RawValue, len(usages))
-	for i, u := range usages {
-		if u < x509.ExtKeyUsageAny || u > x509.ExtKeyUsageMicrosoftKernelCodeSigning {
-			return nil, fmt.Errorf("unknown usage %d", int(u))
-		}
-		der, err := u.OID().MarshalBinary()
-		if err != nil {
-			return nil, err
-		}
-		oids[i] = asn1.RawValue{Tag: asn1.TagOID, Bytes: der}
-	}
-	return asn1.Marshal(oids)
 }

@@ -225,3 +225,91 @@ func TestRenewalTemplateKeepsBytes(t *testing.T) {
 		t.Error("the renewal of a CA certificate does not ask for one")
 	}
 }
+
+func newEd25519Key(t testing.TB) ed25519.PrivateKey {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func TestRequestKeyUsage(t *testing.T) {
+	const all = x509.KeyUsageDecipherOnly<<1 - 1
+	for _, test := range []struct {
+		usage x509.KeyUsage
+		ca    bool
+		want  []byte // of the extension
+	}{
+		{0, false, nil},
+		{x509.KeyUsageDigitalSignature, false, []byte{3, 2, 7, 0x80}},
+		{x509.KeyUsageDigitalSignature | x509.KeyUsageKeyAgreement, false, []byte{3, 2, 3, 0x88}},
+		{x509.KeyUsageDecipherOnly, false, []byte{3, 3, 7, 0, 0x80}},
+		{all, true, []byte{3, 3, 7, 0xff, 0x80}},
+		{0, true, []byte{3, 2, 2, 0x84}},
+		{x509.KeyUsageCertSign, true, []byte{3, 2, 2, 0x04}},
+	} {
+		csr := parseRequest(t, Template{Subject: commonName("gw-1"), KeyUsage: test.usage, CA: test.ca})
+		var got []byte
+		for _, e := range csr.Extensions {
+			if e.Id.Equal(oidKeyUsage) {
+				got = e.Value
+			}
+		}
+		if !bytes.Equal(got, test.want) {
+			t.Errorf("%b: %x, want %x", test.usage, got, test.want)
+		}
+	}
+	for _, test := range []struct {
+		template Template
+		want     string
+	}{
+		{Template{KeyUsage: x509.KeyUsageCertSign}, "only a CA"},
+		{Template{KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCRLSign}, "only a CA"},
+		{Template{KeyUsage: x509.KeyUsageDigitalSignature, CA: true}, "to sign certificates"},
+		{Template{KeyUsage: 1 << 9}, "unknown usage"},
+		{Template{KeyUsage: -128}, "unknown usage"},
+	} {
+		if _, err := CreateRequest(newKey(t), test.template); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v: %v, want %q", test.template.KeyUsage, err, test.want)
+		}
+	}
+}
+
+// Every size of key signs with every hash that a server may ask for.
+func TestRequestHash(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		key  crypto.Signer
+		hash crypto.Hash
+		want x509.SignatureAlgorithm
+	}{
+		{newKey(t), crypto.SHA256, x509.ECDSAWithSHA256},
+		{newKey(t), crypto.SHA384, x509.ECDSAWithSHA384},
+		{newKey(t), crypto.SHA512, x509.ECDSAWithSHA512},
+		{rsaKey, crypto.SHA256, x509.SHA256WithRSA},
+		{rsaKey, crypto.SHA384, x509.SHA384WithRSA},
+		{rsaKey, crypto.SHA512, x509.SHA512WithRSA},
+		{newEd25519Key(t), crypto.SHA384, x509.PureEd25519},
+	} {
+		der, err := CreateRequest(test.key, Template{Subject: commonName("gw-1"), Hash: test.hash})
+		if err != nil {
+			t.Errorf("%v: %v", test.want, err)
+			continue
+		}
+		csr, err := x509.ParseCertificateRequest(der)
+		if err != nil || csr.CheckSignature() != nil || csr.SignatureAlgorithm != test.want {
+			t.Errorf("%v: %v, %v, %v", test.want, csr.SignatureAlgorithm, err, csr.CheckSignature())
+		}
+	}
+	for _, weak := range []crypto.Hash{crypto.SHA1, crypto.MD5, 99} {
+		if _, err := CreateRequest(newKey(t), Template{Hash: weak}); err == nil || !strings.Contains(err.Error(),
+			"not a hash for signatures") {
+			t.Errorf("%d: %v", weak, err)
+		}
+	}
+}

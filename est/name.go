@@ -56,13 +56,20 @@ func parseName(der []byte) ([]attribute, error) {
 // stringValue returns the text of a string of whatever type, or "#" and the hexadecimal DER of anything else, as
 // RFC 4514 2.4 writes it.
 func stringValue(v asn1.RawValue) string {
-	var s any
-	if _, err := asn1.Unmarshal(v.FullBytes, &s); err == nil {
-		if text, ok := s.(string); ok {
-			return text
-		}
+	if text, ok := stringOf(v); ok {
+		return text
 	}
 	return "#" + hex.EncodeToString(v.FullBytes)
+}
+
+// stringOf returns the text of a string of whatever type.
+func stringOf(v asn1.RawValue) (text string, ok bool) {
+	var s any
+	if _, err := asn1.Unmarshal(v.FullBytes, &s); err != nil {
+		return "", false
+	}
+	text, ok = s.(string)
+	return text, ok
 }
 
 // attributeName returns the short name that RFC 4514 and OpenSSL use for an attribute, or its dotted OID.
@@ -113,10 +120,11 @@ func attributeName(oid asn1.ObjectIdentifier) string {
 
 // Tags of GeneralName (RFC 5280 4.2.1.6).
 const (
-	tagEmail     = 1
-	tagDNSName   = 2
-	tagURI       = 6
-	tagIPAddress = 7
+	tagEmail         = 1
+	tagDNSName       = 2
+	tagDirectoryName = 4
+	tagURI           = 6
+	tagIPAddress     = 7
 )
 
 // parseGeneralNames returns the names of a subjectAltName extension as comparable text, sorted: "dns:gw.example",
@@ -130,19 +138,22 @@ func parseGeneralNames(der []byte) ([]string, error) {
 	}
 	texts := make([]string, len(names))
 	for i, n := range names {
-		switch {
-		case n.Tag == tagDNSName:
-			texts[i] = "dns:" + strings.ToLower(string(n.Bytes))
-		case n.Tag == tagIPAddress && (len(n.Bytes) == net.IPv4len || len(n.Bytes) == net.IPv6len):
-			texts[i] = "ip:" + net.IP(n.Bytes).String()
-		case n.Tag == tagURI:
-			texts[i] = "uri:" + string(n.Bytes)
-		case n.Tag == tagEmail:
-			texts[i] = "email:" + string(n.Bytes)
-		default:
-			texts[i] = "other:" + hex.EncodeToString(n.FullBytes)
-		}
+		texts[i] = generalName(n)
 	}
 	slices.Sort(texts)
 	return slices.Compact(texts), nil
+}
+
+func generalName(n asn1.RawValue) string {
+	switch {
+	case n.Tag == tagDNSName:
+		return "dns:" + strings.ToLower(string(n.Bytes))
+	case n.Tag == tagIPAddress && (len(n.Bytes) == net.IPv4len || len(n.Bytes) == net.IPv6len):
+		return "ip:" + net.IP(n.Bytes).String()
+	case n.Tag == tagURI:
+		return "uri:" + string(n.Bytes)
+	case n.Tag == tagEmail:
+		return "email:" + string(n.Bytes)
+	}
+	return "other:" + hex.EncodeToString(n.FullBytes)
 }

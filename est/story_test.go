@@ -183,3 +183,38 @@ func pool(certs []*x509.Certificate) *x509.CertPool {
 	}
 	return p
 }
+
+// RFC 7030 4.2.2: a renewal may be for the same key or for a new one. The name stays byte for byte, which globalsign's
+// server insists on.
+func TestRenewForTheSameKeyAndForANewOne(t *testing.T) {
+	for _, face := range []esttest.Options{{}, {LikeLibest: true}} {
+		s := esttest.New(t, face)
+		o := optionsFor(t, s)
+		o.Login = &est.Login{Username: esttest.DefaultUser, Password: esttest.DefaultPassword}
+		key := newKey(t)
+		csr, err := est.CreateRequest(key, est.Template{
+			Subject:  pkix.RDNSequence{{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "gw-1"}}},
+			DNSNames: []string{"GW-1.example"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := attempt(t, o, func(ctx context.Context, c *est.Client) (*est.Issued, error) {
+			return c.Enroll(ctx, csr, est.Want{})
+		})
+		o.Login = nil
+		for _, next := range []*ecdsa.PrivateKey{key, newKey(t)} {
+			o.Certificate = &tls.Certificate{PrivateKey: key, Certificate: [][]byte{live.Leaf.Raw}}
+			if csr, err = est.CreateRequest(next, est.RenewalTemplate(live.Leaf)); err != nil {
+				t.Fatal(err)
+			}
+			renewed := attempt(t, o, func(ctx context.Context, c *est.Client) (*est.Issued, error) {
+				return c.Reenroll(ctx, csr, est.Want{})
+			})
+			if !next.PublicKey.Equal(renewed.Leaf.PublicKey) || !bytes.Equal(renewed.Leaf.RawSubject, live.Leaf.RawSubject) {
+				t.Errorf("issued %v for our key: %v", renewed.Leaf.Subject, next.PublicKey.Equal(renewed.Leaf.PublicKey))
+			}
+			live, key = renewed, next
+		}
+	}
+}

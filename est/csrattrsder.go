@@ -1,0 +1,384 @@
+package est
+
+import (
+	"crypto"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+)
+
+// Bounds on what is read of an answer to /csrattrs, beside those on every answer. The largest example of RFC 9908 has
+// 106 bytes.
+const (
+	attributesLimit = 64 << 10 // bytes of DER
+	wishLimit       = 256      // elements of a list
+)
+
+var (
+	oidChallengePassword    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}         // RFC 2985 5.4.1
+	oidExtensionRequest     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}        // RFC 2985 5.4.2
+	oidOTPChallenge         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 56} // RFC 7894 3.1
+	oidRevocationChallenge  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 57} // RFC 7894 3.2
+	oidESTIdentityLinking   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 58} // RFC 7894 3.3
+	oidRequestInfoTemplate  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 61} // RFC 9908 3.4
+	oidExtensionReqTemplate = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 62} // RFC 9908 3.4
+	oidMACAddress           = asn1.ObjectIdentifier{1, 3, 6, 1, 1, 1, 1, 22}            // RFC 2307
+	oidFriendlyName         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 20}        // RFC 2985 5.5.1
+	oidRSAEncryption        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}         // RFC 3279 2.3.1
+	oidSHA256WithRSA        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}        // RFC 4055 5
+	oidSHA384WithRSA        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}
+	oidSHA512WithRSA        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 13}
+	oidECPublicKey          = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1} // RFC 5480 2.1.1
+	oidSecp256r1            = asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}
+	oidSecp384r1            = asn1.ObjectIdentifier{1, 3, 132, 0, 34}
+	oidSecp521r1            = asn1.ObjectIdentifier{1, 3, 132, 0, 35}
+	oidECDSAWithSHA256      = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2} // RFC 5758 3.2
+	oidECDSAWithSHA384      = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
+	oidECDSAWithSHA512      = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}
+	oidEd25519              = asn1.ObjectIdentifier{1, 3, 101, 112}                 // RFC 8410 3
+	oidSHA256               = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1} // RFC 5754 2
+	oidSHA384               = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}
+	oidSHA512               = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 3}
+)
+
+// parseAttributes reads a CsrAttrs (RFC 7030 4.5.2): a list of object identifiers and of attributes with values. Where
+// one of them is a template (RFC 9908 3.4), that alone counts (RFC 9908 4). Without DER, and for a list that wants
+// nothing, it returns nil. What it does not know it passes over, and fails on what RFC 9908 forbids because it could be
+// read in two ways.
+func parseAttributes(der []byte) (*Attributes, error) {
+	if len(der) == 0 {
+		return nil, nil
+	}
+	if len(der) > attributesLimit {
+		return nil, fmt.Errorf("CSR attributes of %d bytes, %d are the limit", len(der), attributesLimit)
+	}
+	if err := checkNesting(der); err != nil {
+		return nil, err
+	}
+	a := &Attributes{}
+	if err := a.parse(der); err != nil {
+		return nil, fmt.Errorf("parse CSR attributes: %w", err)
+	}
+	if a.Algorithm == "" && a.Hash == 0 && !a.Link && len(a.subject) == 0 && len(a.extensions) == 0 && len(a.others) == 0 {
+		return nil, nil
+	}
+	return a, nil
+}
+
+func (a *Attributes) parse(der []byte) error {
+	list, err := elements(der)
+	if err != nil {
+		return err
+	}
+	names, attributes, err := sortOut(list)
+	if err != nil {
+		return err
+	}
+	var template *asn1.RawValue
+	for _, attribute := range attributes {
+		if !attribute.Type.Equal(oidRequestInfoTemplate) {
+			continue
+		}
+		if template != nil || len(attribute.Values) != 1 {
+			return errors.New("not exactly one template")
+		}
+		template = &attribute.Values[0]
+	}
+	if template != nil {
+		return a.parseTemplate(template.FullBytes)
+	}
+	return a.parseList(names, attributes)
+}
+
+// sortOut parts the elements of a CsrAttrs.
+func sortOut(list []asn1.RawValue) (names []asn1.ObjectIdentifier, attributes []typedValues, err error) {
+	for _, element := range list {
+		if element.Class == asn1.ClassUniversal && element.Tag == asn1.TagOID {
+			var oid asn1.ObjectIdentifier
+			if _, err := asn1.Unmarshal(element.FullBytes, &oid); err != nil {
+				return nil, nil, err
+			}
+			names = append(names, oid)
+			continue
+		}
+		var attribute typedValues
+		if _, err := asn1.Unmarshal(element.FullBytes, &attribute); err != nil {
+			return nil, nil, err
+		}
+		attributes = append(attributes, attribute)
+	}
+	return names, attributes, nil
+}
+
+// parseList takes the attributes with their values first, as they say more than a bare name does.
+func (a *Attributes) parseList(names []asn1.ObjectIdentifier, attributes []typedValues) error {
+	requests := 0 // for extensions
+	for _, attribute := range attributes {
+		switch {
+		case attribute.Type.Equal(oidECPublicKey), attribute.Type.Equal(oidRSAEncryption):
+			var parameter asn1.RawValue
+			if len(attribute.Values) > 0 {
+				parameter = attribute.Values[0]
+			}
+			a.wantKey(attribute.Type, parameter)
+		case attribute.Type.Equal(oidExtensionRequest), attribute.Type.Equal(oidExtensionReqTemplate):
+			if requests++; requests > 1 {
+				return errors.New("more than one extension request")
+			}
+			if err := a.parseExtensionRequest(attribute.Values); err != nil {
+				return err
+			}
+		default:
+			names = append(names, attribute.Type)
+		}
+	}
+	for _, name := range names {
+		a.want(name)
+	}
+	return nil
+}
+
+// parseExtensionRequest reads the values of an id-ExtensionReq: one list of extensions (RFC 9908 3.2). The
+// example of RFC 7030 4.5.2 and servers that followed it have object identifiers there.
+func (a *Attributes) parseExtensionRequest(values []asn1.RawValue) error {
+	if len(values) > wishLimit {
+		return fmt.Errorf("extension request of more than %d values", wishLimit)
+	}
+	lists := 0
+	for _, value := range values {
+		if value.Class == asn1.ClassUniversal && value.Tag == asn1.TagOID {
+			var oid asn1.ObjectIdentifier
+			if _, err := asn1.Unmarshal(value.FullBytes, &oid); err != nil {
+				return err
+			}
+			a.want(oid)
+			continue
+		}
+		if lists++; lists > 1 {
+			return errors.New("extension request with more than one list of extensions")
+		}
+		var extensions []advisedExtension
+		if _, err := asn1.Unmarshal(value.FullBytes, &extensions); err != nil {
+			return fmt.Errorf("extension request: %w", err)
+		}
+		if len(extensions) > wishLimit {
+			return fmt.Errorf("more than %d extensions", wishLimit)
+		}
+		for _, e := range extensions {
+			if a.wantsExtension(e.ID) {
+				return fmt.Errorf("extension %v more than once", e.ID)
+			}
+			a.extensions = append(a.extensions, e)
+		}
+	}
+	return nil
+}
+
+func (a *Attributes) wantsExtension(id asn1.ObjectIdentifier) bool {
+	return slices.ContainsFunc(a.extensions, func(e advisedExtension) bool { return e.ID.Equal(id) })
+}
+
+// parseTemplate reads a CertificationRequestInfoTemplate (RFC 9908 3.4).
+func (a *Attributes) parseTemplate(der []byte) error {
+	fields, err := elements(der)
+	if err != nil {
+		return err
+	}
+	var version int
+	if len(fields) == 0 {
+		return errors.New("empty template")
+	}
+	if _, err := asn1.Unmarshal(fields[0].FullBytes, &version); err != nil || version != 0 {
+		return errors.New("template of an unknown version")
+	}
+	for _, field := range fields[1:] {
+		switch {
+		case field.Class == asn1.ClassUniversal && field.Tag == asn1.TagSequence:
+			_, err = asn1.Unmarshal(field.FullBytes, &a.subject)
+			wishes := len(a.subject)
+			for _, set := range a.subject {
+				wishes += len(set)
+			}
+			if err == nil && wishes > wishLimit {
+				err = fmt.Errorf("subject of more than %d names and attributes", wishLimit)
+			}
+		case field.Class == asn1.ClassContextSpecific && field.Tag == 0:
+			err = a.parseTemplateKey(field)
+		case field.Class == asn1.ClassContextSpecific && field.Tag == 1:
+			err = a.parseTemplateAttributes(field)
+		}
+		if err != nil {
+			return fmt.Errorf("template: %w", err)
+		}
+	}
+	return nil
+}
+
+// parseTemplateKey reads the SubjectPublicKeyInfoTemplate: an algorithm, and for the size of an RSA key a public key
+// that serves for nothing else.
+func (a *Attributes) parseTemplateKey(field asn1.RawValue) error {
+	var key struct {
+		Algorithm struct {
+			Type       asn1.ObjectIdentifier
+			Parameters asn1.RawValue `asn1:"optional"`
+		}
+		Sample asn1.BitString `asn1:"optional"`
+	}
+	if _, err := asn1.UnmarshalWithParams(field.FullBytes, &key, "tag:0"); err != nil {
+		return err
+	}
+	if !key.Algorithm.Type.Equal(oidRSAEncryption) || len(key.Sample.Bytes) == 0 {
+		a.wantKey(key.Algorithm.Type, key.Algorithm.Parameters)
+		return nil
+	}
+	var sample struct{ N, E *big.Int }
+	if _, err := asn1.Unmarshal(key.Sample.Bytes, &sample); err != nil {
+		return fmt.Errorf("sample of an RSA key: %w", err)
+	}
+	a.Algorithm = "rsa"
+	a.wantRSASize(big.NewInt(int64(sample.N.BitLen())))
+	return nil
+}
+
+func (a *Attributes) parseTemplateAttributes(field asn1.RawValue) error {
+	var attributes []typedValues
+	if _, err := asn1.UnmarshalWithParams(field.FullBytes, &attributes, "set,tag:1"); err != nil {
+		return err
+	}
+	if len(attributes) > wishLimit {
+		return fmt.Errorf("more than %d attributes", wishLimit)
+	}
+	return a.parseList(nil, attributes)
+}
+
+// want notes what stands there by its name alone.
+func (a *Attributes) want(oid asn1.ObjectIdentifier) {
+	hash := func(h crypto.Hash) {
+		if a.Hash == 0 { // of several, the first is what the server likes best
+			a.Hash = h
+		}
+	}
+	is := oid.Equal
+	switch {
+	case is(oidESTIdentityLinking), is(oidChallengePassword) && !a.Link:
+		// RFC 7894 4: of the two, estIdentityLinking is used.
+		a.Link, a.binding = true, oid
+	case is(oidChallengePassword):
+	case is(oidSHA256), is(oidECDSAWithSHA256), is(oidSHA256WithRSA):
+		hash(crypto.SHA256)
+	case is(oidSHA384), is(oidECDSAWithSHA384), is(oidSHA384WithRSA):
+		hash(crypto.SHA384)
+	case is(oidSHA512), is(oidECDSAWithSHA512), is(oidSHA512WithRSA):
+		hash(crypto.SHA512)
+	case is(oidECPublicKey), is(oidRSAEncryption), is(oidEd25519):
+		a.wantKey(oid, asn1.RawValue{})
+	case curveBits(oid) != 0:
+		if a.Bits == 0 && (a.Algorithm == "" || a.Algorithm == "ec") {
+			a.Algorithm, a.Bits = "ec", curveBits(oid)
+		}
+	case len(oid) == 4 && oid[0] == 2 && oid[1] == 5 && oid[2] == 29: // id-ce, RFC 5280 4.2.1
+		if !a.wantsExtension(oid) {
+			a.extensions = append(a.extensions, advisedExtension{ID: oid})
+		}
+	case attributeName(oid) != oid.String():
+		a.subject = append(a.subject, relativeNameSET{{Type: oid}})
+	default:
+		a.others = append(a.others, wishName(oid))
+	}
+}
+
+// wantKey notes a kind of key. parameter is the curve of an EC key or the size of an RSA one; anything else says
+// nothing.
+func (a *Attributes) wantKey(algorithm asn1.ObjectIdentifier, parameter asn1.RawValue) {
+	if a.Algorithm != "" {
+		return // of several, the first is what the server likes best
+	}
+	switch {
+	case algorithm.Equal(oidECPublicKey):
+		a.Algorithm = "ec"
+		var curve asn1.ObjectIdentifier
+		if _, err := asn1.Unmarshal(parameter.FullBytes, &curve); err != nil {
+			return
+		}
+		if a.Bits = curveBits(curve); a.Bits == 0 {
+			a.others = append(a.others, fmt.Sprintf("a key on the curve %v", curve))
+		}
+	case algorithm.Equal(oidRSAEncryption):
+		a.Algorithm = "rsa"
+		size := new(big.Int)
+		if _, err := asn1.Unmarshal(parameter.FullBytes, &size); err == nil {
+			a.wantRSASize(size)
+		}
+	case algorithm.Equal(oidEd25519):
+		a.Algorithm = "ed25519"
+	default:
+		a.others = append(a.others, fmt.Sprintf("a key of kind %v", algorithm))
+	}
+}
+
+func (a *Attributes) wantRSASize(bits *big.Int) {
+	if bits.Cmp(big.NewInt(rsaLeast)) < 0 || bits.Cmp(big.NewInt(rsaLimit)) > 0 {
+		a.others = append(a.others, fmt.Sprintf("an RSA key of %s bits", shorten(bits.String(), 20)))
+		return
+	}
+	a.Bits = int(bits.Int64())
+}
+
+// rsaLeast is the smallest RSA key, in bits, that a server can have us make.
+const rsaLeast = 2048
+
+// curveBits returns the size of a curve of crypto/elliptic; 0 for any other.
+func curveBits(curve asn1.ObjectIdentifier) int {
+	switch {
+	case curve.Equal(oidSecp256r1):
+		return 256
+	case curve.Equal(oidSecp384r1):
+		return 384
+	case curve.Equal(oidSecp521r1):
+		return 521
+	}
+	return 0
+}
+
+// wishName returns the name of something that a server may want and we have no value for.
+func wishName(oid asn1.ObjectIdentifier) string {
+	switch {
+	case oid.Equal(oidMACAddress):
+		return "macAddress"
+	case oid.Equal(oidFriendlyName):
+		return "friendlyName"
+	case oid.Equal(oidOTPChallenge):
+		return "otpChallenge"
+	case oid.Equal(oidRevocationChallenge):
+		return "revocationChallenge"
+	}
+	return oid.String()
+}
+
+// elements returns what stands in a SEQUENCE that is all of der, at most wishLimit.
+func elements(der []byte) ([]asn1.RawValue, error) {
+	var outer asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &outer)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(rest) > 0:
+		return nil, fmt.Errorf("%d bytes too many", len(rest))
+	case outer.Class != asn1.ClassUniversal || outer.Tag != asn1.TagSequence || !outer.IsCompound:
+		return nil, errors.New("not a list")
+	}
+	var list []asn1.RawValue
+	for rest = outer.Bytes; len(rest) > 0; {
+		if len(list) == wishLimit {
+			return nil, fmt.Errorf("more than %d elements", wishLimit)
+		}
+		var element asn1.RawValue
+		if rest, err = asn1.Unmarshal(rest, &element); err != nil {
+			return nil, err
+		}
+		list = append(list, element)
+	}
+	return list, nil
+}
