@@ -36,6 +36,8 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return c.failHint(r, ErrUnavailable, k.proxy, "check HTTPS_PROXY and NO_PROXY, and that the proxy runs")
 	case !k.reached:
 		return c.failHint(r, ErrUnavailable, err, "check host and port in the URL, the network, and that the server runs")
+	case !k.secured && c.linked() && refusedVersion(err):
+		return c.noTLS12(r, err)
 	case !k.secured && !fromOutside(err):
 		return c.insecure(r, err)
 	case began, k.answered, k.offered && c.certificateTaken == k.origin:

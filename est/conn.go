@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 )
 
 // headerLimit bounds the header of an answer, in bytes.
@@ -29,6 +30,8 @@ type conn struct {
 	offered    bool                // and was given ours
 	notOffered error               // why it was not, where we have one
 	answered   bool                // it has carried an HTTP answer
+	version    uint16              // of TLS
+	unique     []byte              // tls-unique (RFC 5929); nil without one
 }
 
 // dial opens a TLS connection to where r goes, through the proxy if there is one. The time limit is ctx's. The conn is
@@ -55,6 +58,11 @@ func (c *Client) connect(ctx context.Context, k *conn, r *request, settings *tls
 		MaxResponseHeaderBytes: headerLimit,
 	}
 	c.connections++
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		TLSHandshakeDone: func(state tls.ConnectionState, _ error) {
+			k.version, k.unique = state.Version, state.TLSUnique
+		},
+	})
 	connection, err := transport.NewClientConn(ctx, "https", addressOf(r.target))
 	if err != nil {
 		return err
@@ -72,6 +80,9 @@ func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
 	config := c.dialer.TLSConfig(nil, certificate)
 	// Sessions are not resumed: each connection proves both sides anew, and a resumed one has no tls-unique.
 	config.SessionTicketsDisabled = true
+	if c.linked() {
+		config.MaxVersion = tls.VersionTLS12
+	}
 	// crypto/tls knows one pool of roots, RFC 7030 3.6 two databases with rules of their own; so its check is switched
 	// off and ours is put in its place. VerifyConnection runs in every handshake, before our certificate or any byte of
 	// HTTP is sent, and its error ends the connection.

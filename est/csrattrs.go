@@ -66,7 +66,11 @@ func (c *Client) Attributes(ctx context.Context) (*Attributes, error) {
 		}
 	}
 	r := &request{op: "csrattrs", certificate: c.o.Certificate}
+	linked := c.linked()
 	answer, err := c.do(ctx, r)
+	if err != nil && linked && !c.linked() {
+		answer, err = c.do(ctx, r) // it does not speak TLS 1.2 any more, and so may not want the link any more
+	}
 	var der []byte
 	switch e, _ := errors.AsType[*Error](err); {
 	case e != nil && wantsNothing(e.Status):

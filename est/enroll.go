@@ -73,7 +73,7 @@ func (c *Client) badAnswer(r *request, a *answer, err error) *Error {
 
 // enroll is one attempt: /cacerts, the request, the checks.
 func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (*Issued, error) {
-	r := &request{op: op, certificate: c.o.Certificate, csr: csr}
+	r := &request{op: op, certificate: c.o.Certificate, csr: csr, link: want.Link}
 	asked, err := parseAsked(csr)
 	if err != nil {
 		return nil, c.fail(r, ErrRejected, nil, err)

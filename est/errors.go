@@ -37,7 +37,7 @@ var (
 
 // Error is the error of one EST operation.
 type Error struct {
-	Op       string // "simpleenroll", "simplereenroll", or "cacerts", also where that step ended an enrolment
+	Op       string // "simpleenroll", "simplereenroll", "csrattrs", or "cacerts", also where that step ended an enrolment
 	Server   string // base URL of the operations
 	Identity string // who we came as, as Options.Identity words it; may be empty
 	Class    error  // one of the classes of this package

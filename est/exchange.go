@@ -34,10 +34,14 @@ type request struct {
 	csr         []byte           // DER; nil for a GET
 	body        []byte           // csr as it is sent
 
+	link     func(Binding) ([]byte, error) // makes csr anew, linked to a TLS session; may be nil
+	linkedTo *conn                         // whose session csr is linked to; nil if to none
+
 	target        *url.URL
-	hosts         []string // the configured host, then that of each redirect to another origin; at least one
-	authorization string   // the next try's Authorization header
-	loggedIn      bool     // the password was used for this operation at this server, which may happen once
+	hosts         []string    // the configured host, then that of each redirect to another origin; at least one
+	authorization string      // the next try's Authorization header
+	challenge     http.Header // what it answers; nil if nothing
+	loggedIn      bool        // the password was used for this operation at this server, which may happen once
 	redirects     int
 }
 
@@ -95,7 +99,7 @@ func (c *Client) logIn(r *request, a *answer) error {
 		e.Hint = "have the server ask for Basic or Digest authentication, or use a client certificate"
 		return e
 	}
-	r.authorization, r.loggedIn = authorization, true
+	r.authorization, r.challenge, r.loggedIn = authorization, a.header, true
 	c.secrets = append(c.secrets, secrets...)
 	return nil
 }
@@ -112,8 +116,10 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, c.o.Timeout, errTimeLimit)
 	defer cancel()
 
-	if c.conn != nil && (c.conn.http.Err() != nil || !c.conn.serves(r)) {
-		c.hangUp() // the server closed it after the last answer, or it is another server that is asked now
+	if c.conn != nil && (c.conn.http.Err() != nil || !c.conn.serves(r) || c.linked() && !c.conn.links()) {
+		// The server closed it after the last answer; or it is another server that is asked now; or the connection came
+		// before we knew that requests are to be linked.
+		c.hangUp()
 	}
 	if c.conn == nil {
 		k, err := c.dial(limited, r)
@@ -126,7 +132,9 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 		}
 	}
 	k := c.conn
-	r.produce(k)
+	if err := c.produce(r, k); err != nil {
+		return nil, err
+	}
 	var began atomic.Bool // a byte of this answer arrived; set by net/http's reading goroutine
 	message, err := c.message(httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
 		GotFirstResponseByte: func() { began.Store(true) },
@@ -162,10 +170,15 @@ func (k *conn) serves(r *request) bool {
 
 // produce makes the body that is sent over k. It does so for each connection, also for one after a login or a redirect,
 // because a request that is linked to its TLS session is good for that session alone (RFC 7030 3.5, 3.2.1).
-func (r *request) produce(k *conn) {
-	if r.csr != nil {
-		r.body = wrapBase64(r.csr)
+func (c *Client) produce(r *request, k *conn) *Error {
+	switch {
+	case r.csr == nil:
+		return nil
+	case c.linked():
+		return c.link(r, k)
 	}
+	r.body = wrapBase64(r.csr)
+	return nil
 }
 
 // message builds the HTTP request. Its body has a Content-Length: some servers refuse chunked ones.
@@ -257,6 +270,8 @@ func (c *Client) refuse(r *request, a *answer) *Error {
 	switch {
 	case a.status == http.StatusAccepted && r.csr == nil:
 		e.Class = ErrBadResponse // only an enrolment can be pending
+	case a.status == http.StatusUnauthorized:
+		e.Hint = c.loginHint(r, a.over) + c.linkHint(r)
 	case class == ErrUnauthorized:
 		e.Hint = c.loginHint(r, a.over)
 	case a.status == http.StatusNotFound:

@@ -91,7 +91,7 @@ func (c *Client) follow(r *request, a *answer) error {
 		r.hosts = append(r.hosts, next.Hostname())
 		r.loggedIn = false // it is another server that would ask
 	}
-	r.target, r.authorization = next, "" // a Digest is for one URL only
+	r.target, r.authorization, r.challenge = next, "", nil // a Digest is for one URL only
 	r.redirects++
 	return nil
 }

@@ -27,6 +27,7 @@ type server struct {
 	template   *x509.Certificate // of the TLS certificate
 	clientAuth tls.ClientAuthType
 	clientCAs  *x509.CertPool
+	minVersion uint16
 	maxVersion uint16
 	handlers   map[string]http.HandlerFunc // by operation; one of these stands in for the usual behaviour
 	all        func(w http.ResponseWriter, r *http.Request, usual http.Handler)
@@ -65,6 +66,7 @@ func (s *server) start() *server {
 		Certificates: []tls.Certificate{*s.root.tlsCertificate(s.t, s.template)},
 		ClientAuth:   s.clientAuth,
 		ClientCAs:    s.clientCAs,
+		MinVersion:   s.minVersion,
 		MaxVersion:   s.maxVersion,
 		NextProtos:   []string{"http/1.1"},
 	}
