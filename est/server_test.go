@@ -29,8 +29,10 @@ type server struct {
 	clientCAs  *x509.CertPool
 	minVersion uint16
 	maxVersion uint16
-	handlers   map[string]http.HandlerFunc // by operation; one of these stands in for the usual behaviour
-	all        func(w http.ResponseWriter, r *http.Request, usual http.Handler)
+
+	certificate func() *tls.Certificate     // of each connection, in place of template
+	handlers    map[string]http.HandlerFunc // by operation; one of these stands in for the usual behaviour
+	all         func(w http.ResponseWriter, r *http.Request, usual http.Handler)
 
 	http *httptest.Server
 
@@ -69,6 +71,13 @@ func (s *server) start() *server {
 		MinVersion:   s.minVersion,
 		MaxVersion:   s.maxVersion,
 		NextProtos:   []string{"http/1.1"},
+	}
+	if s.certificate != nil {
+		s.http.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			config := s.http.TLS.Clone()
+			config.Certificates, config.GetConfigForClient = []tls.Certificate{*s.certificate()}, nil
+			return config, nil
+		}
 	}
 	s.http.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are what is tested
 	s.http.Config.ConnState = func(c net.Conn, state http.ConnState) {
