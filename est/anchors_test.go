@@ -99,6 +99,11 @@ func TestErrorOfTheCloserRule(t *testing.T) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
 	}
+	by := trusted{explicit: pool(root.cert), learned: true}
+	_, err := authorise(serverChain(t, newRoot(t, "x"), "a.example"), []string{"a.example"}, by, time.Now())
+	if err == nil || !strings.Contains(err.Error(), "and those that this server's CA led to before") {
+		t.Errorf("with anchors that were learned: %v", err)
+	}
 	if _, err := authorise(serverChain(t, root, "a"), []string{"a"}, trusted{}, time.Now()); err == nil {
 		t.Error("authorised without any anchor")
 	}
@@ -359,5 +364,20 @@ func TestRolloverBetweenTwoConnections(t *testing.T) {
 	}
 	if !same(c.Known().TLSAnchors, young.cert) {
 		t.Errorf("anchors for TLS: %v", names(c.Known().TLSAnchors))
+	}
+}
+
+// What was learned is enough by itself: a device that was told what to trust by a fingerprint has nothing else.
+func TestLearnedAnchorsAlone(t *testing.T) {
+	s := newServer(t).start()
+	o := s.options()
+	o.Anchors, o.Known.TLSAnchors = nil, o.Anchors
+	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+	c := newClient(t, o)
+	if _, err := c.Enroll(t.Context(), csr, Want{}); err != nil {
+		t.Error(err)
+	}
+	if known := c.Known(); !same(known.TLSAnchors, s.root.cert) || !same(known.CAs, s.root.cert) {
+		t.Errorf("known: %v, anchors for TLS %v", names(known.CAs), names(known.TLSAnchors))
 	}
 }

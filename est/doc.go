@@ -6,9 +6,9 @@
 // no schedule and no log: it is handed certificates and keys in memory and hands certificates back.
 //
 // A [Client] lives for one attempt. It dials when it must, keeps one connection over the requests of the
-// attempt, and closes it after. Everything it reads is bounded in size and every request in time. It follows
-// no redirect to another origin, speaks HTTP/1.1 only, and never sends a password to a server that it has not
-// authorised in the same attempt.
+// attempt, and closes it after. Everything it reads is bounded in size and every request in time. It speaks
+// HTTP/1.1 only, shows an enrolment, a login and a client certificate to no server but those that a person named,
+// wherever it is redirected, and to none before that is authorised on the same connection.
 //
 // One line is out of its hands: what a server sends without being asked, net/http prints through package log. It can
 // quote a login, so a program points log.SetOutput to where that does no harm.
