@@ -270,33 +270,46 @@ func TestGivenUpImplicitAnchors(t *testing.T) {
 	}
 }
 
-// A server behind one address that shows one certificate and then another: if the second needs the implicit anchors,
-// they are not given up for the first.
+// A server behind one address that shows one certificate and then another: if either needs the implicit anchors, they
+// are not given up for the other, whichever gave the CA certificates.
 func TestServerThatNeedsImplicitAnchorsNowAndThen(t *testing.T) {
 	private, public := newRoot(t, "private root"), newRoot(t, "public root")
-	s := newServer(t)
-	s.root = private
-	next := make(chan *tls.Certificate, 2)
-	next <- private.tlsCertificate(t, serverTemplate())
-	next <- public.tlsCertificate(t, serverTemplate())
-	s.certificate = func() *tls.Certificate { return <-next }
-	s.handlers["cacerts"] = func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Connection", "close")
-		s.answer(w, private.cert)
-	}
-	s.start()
-	o := s.options()
-	o.SystemRoots, o.Roots = true, pool(public.cert)
-	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	c := newClient(t, o)
-	if _, err := c.Enroll(t.Context(), csr, Want{}); err != nil || c.connections != 2 {
-		t.Fatalf("%v, %d connections", err, c.connections)
-	}
-	if c.Known().ImplicitOff {
-		t.Error("given up, though the second connection would not have come about")
-	}
-	if !slices.ContainsFunc(c.Known().CAs, private.cert.Equal) {
-		t.Error("what /cacerts gave is lost")
+	for _, order := range [][]*authority{{private, public}, {public, private}} {
+		s := newServer(t)
+		s.root = private
+		next := make(chan *tls.Certificate, len(order))
+		for _, by := range order {
+			next <- by.tlsCertificate(t, serverTemplate())
+		}
+		s.certificate = func() *tls.Certificate { return <-next }
+		s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
+			if r.Method == http.MethodGet && r.Header.Get("Authorization") == "" && order[0] == public {
+				refuseLikeLibest(t, w, `Basic realm="r"`)
+				return
+			}
+			w.Header().Set("Connection", "close")
+			usual.ServeHTTP(w, r)
+		}
+		s.start()
+		o := s.options()
+		o.SystemRoots, o.Roots, o.Login = true, pool(public.cert), login
+		_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+		c := newClient(t, o)
+		var err error
+		if order[0] == public {
+			_, err = c.CACerts(t.Context()) // asked for the login over the first connection, answered over the second
+		} else {
+			_, err = c.Enroll(t.Context(), csr, Want{})
+		}
+		if err != nil || c.connections != 2 {
+			t.Fatalf("%v, %d connections", err, c.connections)
+		}
+		if c.Known().ImplicitOff {
+			t.Error("given up, though one of the connections would not have come about")
+		}
+		if !slices.ContainsFunc(c.Known().CAs, private.cert.Equal) {
+			t.Error("what /cacerts gave is lost")
+		}
 	}
 }
 

@@ -97,9 +97,9 @@ func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
 	return e
 }
 
-// refusedInFront finds out whether HTTP 400 to get, a request for /cacerts, is about our certificate, and so why r fails:
-// nginx and its like, ending TLS in front of an EST server, answer so to every request of a client whose certificate
-// they cannot verify. It is nil if not.
+// refusedInFront finds out whether HTTP 400 to get, a request for /cacerts, is about our certificate, and so why r
+// fails: nginx and its like, ending TLS in front of an EST server, answer so to every request of a client whose
+// certificate they cannot verify. It is nil if not.
 func (c *Client) refusedInFront(ctx context.Context, r, get *request) *Error {
 	if c.certificateTaken != originOf(get.target) {
 		return nil

@@ -85,8 +85,9 @@ type authorities struct {
 	roots         []*x509.Certificate // the self-signed ones that came from the server
 }
 
-// gather sorts what is trusted. Explicit anchors are taken as they are. Of what the server's /cacerts gave only self-signed
-// CA certificates become anchors; RFC 7030 4.1.3 has the others verified before they are used, so they are intermediates.
+// gather sorts what is trusted. Explicit anchors are taken as they are. Of what the server's /cacerts gave only
+// self-signed CA certificates become anchors; RFC 7030 4.1.3 has the others verified before they are used, so they are
+// intermediates.
 func gather(explicit []*x509.Certificate, known Known) authorities {
 	a := authorities{anchors: slices.Concat(explicit, known.TLSAnchors)}
 	for _, cert := range known.CAs {

@@ -96,8 +96,9 @@ type Client struct {
 	// answer: when a later one to it ends, it is not for the certificate.
 	certificateTaken string
 
-	cas   []*x509.Certificate // what /cacerts answered in this attempt
-	known Known               // Options.Known and what this attempt added
+	cas   []*x509.Certificate   // what /cacerts answered in this attempt
+	shown [][]*x509.Certificate // the certificates, with chain, that the configured server showed in it
+	known Known                 // Options.Known and what this attempt added
 
 	attributes      *Attributes // what the server wants, as far as it was asked for; nil if nothing
 	attributesAsked bool        // /csrattrs answered in this attempt
@@ -133,14 +134,14 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-// trusted returns what the server at the other end of k is judged by. The implicit anchors are given up for the configured
+// trusted returns what the server at an origin is judged by. The implicit anchors are given up for the configured
 // server alone, and only as they were when the attempt began: what it learns takes nothing away from itself.
-func (c *Client) trusted(k *conn) trusted {
+func (c *Client) trusted(origin string) trusted {
 	by := trusted{implicit: c.implicit, between: c.known.intermediates(), learned: len(c.known.TLSAnchors) > 0}
 	if anchors := slices.Concat(c.o.Anchors, c.known.TLSAnchors); len(anchors) > 0 {
 		by.explicit = poolOf(anchors)
 	}
-	if c.o.Known.ImplicitOff && c.implicit != nil && by.explicit != nil && k.origin == originOf(c.o.URL) {
+	if c.o.Known.ImplicitOff && c.implicit != nil && by.explicit != nil && origin == originOf(c.o.URL) {
 		by.implicit, by.implicitOff = nil, true
 	}
 	return by
@@ -229,12 +230,12 @@ func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
 //
 // Before it sends anything that a CA would act on it fetches /cacerts over the same connection, unless what Known holds
 // is fresh. That this fails is a warning as long as Options.Anchors or Known can vouch for the answer; that the server
-// is not trusted, or the connection breaks, is the error of the attempt. Where the certificate that was issued cannot be
-// verified for want of an authority and /cacerts has not been had in this attempt, it is fetched then.
+// is not trusted, or the connection breaks, is the error of the attempt. Where the certificate that was issued cannot
+// be verified for want of an authority and /cacerts has not been had in this attempt, it is fetched then.
 //
 // Of the answer the certificate whose key is the request's is taken; it may be the one that is being renewed. It must
-// chain to Options.Anchors or to the server's own CA certificates, be valid now (a notBefore up to five minutes ahead of
-// our clock is accepted, for CAs whose clock runs fast), be no CA certificate unless want says so, and not name a
+// chain to Options.Anchors or to the server's own CA certificates, be valid now (a notBefore up to five minutes ahead
+// of our clock is accepted, for CAs whose clock runs fast), be no CA certificate unless want says so, and not name a
 // subject other than the one asked for. Attributes, names and usages that the CA left out or added are warnings.
 func (c *Client) Enroll(ctx context.Context, csr []byte, want Want) (*Issued, error) {
 	return c.enroll(ctx, "simpleenroll", csr, want)

@@ -73,7 +73,7 @@ func (c *Client) connect(ctx context.Context, k *conn, r *request, settings *tls
 
 // tlsConfig returns the TLS settings of connection k, which it keeps up to date from the handshake's callbacks.
 func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
-	by := c.trusted(k)
+	by := c.trusted(k.origin)
 	if !c.named(k.origin) {
 		certificate = nil
 	}

@@ -37,17 +37,26 @@ func (c *Client) learn(a *answer) {
 	if !k.authorised {
 		return // nothing follows from what anybody may have sent
 	}
-	s := session{hosts: k.hosts, ends: k.ends}
+	var s session
 	if c.named(k.origin) {
-		s.chain = k.chain
+		s = session{chain: k.chain, hosts: k.hosts, ends: k.ends}
 	}
 	c.known = c.known.learned(c.cas, c.o.Anchors, s, a.came)
-	if c.implicit != nil && k.origin == originOf(c.o.URL) {
-		by := c.trusted(k)
-		by.implicit = nil
-		_, err := authorise(k.chain, k.hosts, by, a.came)
-		c.known.ImplicitOff = err == nil
+	c.giveUpImplicit()
+}
+
+// giveUpImplicit decides on Known.ImplicitOff in an attempt in which /cacerts answered: whether every certificate that
+// the configured server showed would have done under explicit anchors alone. It may show more than one.
+func (c *Client) giveUpImplicit() {
+	if c.implicit == nil || c.cas == nil || len(c.shown) == 0 {
+		return
 	}
+	by := c.trusted(originOf(c.o.URL))
+	by.implicit = nil
+	c.known.ImplicitOff = !slices.ContainsFunc(c.shown, func(chain []*x509.Certificate) bool {
+		_, err := authorise(chain, []string{c.o.URL.Hostname()}, by, c.o.Now())
+		return err != nil
+	})
 }
 
 // certsOnly returns the certificates of a successful answer. Its media type is compared alone: what stands behind it
@@ -157,8 +166,8 @@ func couldNotFetch(err error) string {
 	return fmt.Sprintf("the server's CA certificates could not be fetched: %v", err)
 }
 
-// accept checks what was issued. Where an authority is wanting that /cacerts may give, it is asked for now: certificates
-// that were taken for fresh, or could not be had a moment ago, shall not cost one that has been issued.
+// accept checks what was issued. Where an authority is wanting that /cacerts may give, it is asked for now:
+// certificates that were taken for fresh, or could not be had a moment ago, shall not cost one that has been issued.
 func (c *Client) accept(ctx context.Context, asked *asked, certs []*x509.Certificate, want Want) (*Issued, error) {
 	issued, err := check(asked, certs, gather(c.o.Anchors, c.known), want, c.o.Now())
 	if !wantsAuthority(err) || c.cas != nil {

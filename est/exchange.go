@@ -127,8 +127,9 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 			return nil, c.broken(ctx, limited, r, k, false, err)
 		}
 		c.conn = k
-		if len(k.ends) == 0 && k.origin == originOf(c.o.URL) {
-			c.known.ImplicitOff = false // it cannot do without them after all
+		if k.origin == originOf(c.o.URL) {
+			c.shown = append(c.shown, k.chain)
+			c.giveUpImplicit()
 		}
 	}
 	k := c.conn

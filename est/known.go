@@ -7,8 +7,8 @@ import (
 )
 
 // Known is what attempts learned of one server over authorised sessions, for the next ones. The zero value is nothing.
-// A caller keeps what [Client.Known] returns, for the same URL alone, and hands it to [New] in Options.Known. Trust in it
-// follows from Options.Anchors and Options.SystemRoots: a caller that is told to trust less than before forgets
+// A caller keeps what [Client.Known] returns, for the same URL alone, and hands it to [New] in Options.Known. Trust in
+// it follows from Options.Anchors and Options.SystemRoots: a caller that is told to trust less than before forgets
 // TLSAnchors and ImplicitOff.
 type Known struct {
 	// CAs are the certificates of /cacerts (RFC 7030 4.1): the self-signed ones, the latest notAfter first, so that of
@@ -49,8 +49,8 @@ type Known struct {
 	Linking bool
 }
 
-// Known returns Options.Known, brought up to date by what this attempt learned, also where it failed. Like every method of
-// a Client it is not for concurrent use.
+// Known returns Options.Known, brought up to date by what this attempt learned, also where it failed. Like every method
+// of a Client it is not for concurrent use.
 func (c *Client) Known() Known {
 	k := c.known
 	k.CAs, k.TLSAnchors = slices.Clone(k.CAs), slices.Clone(k.TLSAnchors)
@@ -58,8 +58,8 @@ func (c *Client) Known() Known {
 	return k
 }
 
-// freshCAs reports whether CAs need not be fetched again: they are no older than within, and none has expired or does so
-// before within has passed again (RFC 7030 4.1.2).
+// freshCAs reports whether CAs need not be fetched again: they are no older than within, and none has expired or does
+// so before within has passed again (RFC 7030 4.1.2).
 func (k Known) freshCAs(within time.Duration, now time.Time) bool {
 	if within <= 0 || len(k.CAs) == 0 || k.Fetched.IsZero() || k.Fetched.After(now) || now.Sub(k.Fetched) >= within {
 		return false
@@ -74,9 +74,10 @@ func (k Known) intermediates() []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(k.CAs), IsRoot)
 }
 
-// session is the connection that an answer came over, as far as it counts for trust.
+// session is the connection that an answer came over, as far as it counts for trust. It is empty for a server that
+// nobody named: such a one can be redirected to for /cacerts, but is not the server.
 type session struct {
-	chain []*x509.Certificate // the server's; nil where it was a server that nobody named
+	chain []*x509.Certificate // the server's
 	hosts []string            // it was judged by
 	ends  []*x509.Certificate // the explicit anchors that authorised it
 }

@@ -1,6 +1,7 @@
 package est
 
 import (
+	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"slices"
@@ -38,18 +39,20 @@ func TestFreshCAs(t *testing.T) {
 }
 
 // rootUntil returns a root that expires at notAfter, made a year before.
-func rootUntil(t *testing.T, name string, notAfter time.Time) *x509.Certificate {
+func rootUntil(t *testing.T, name string, key crypto.Signer, notAfter time.Time) *x509.Certificate {
 	t.Helper()
 	template := caTemplate(name)
 	template.NotBefore, template.NotAfter = notAfter.AddDate(-1, 0, 0), notAfter
-	return sign(t, template, newKey(t), nil)
+	return sign(t, template, key, nil)
 }
 
 func TestMergeCAs(t *testing.T) {
 	now := time.Now()
-	old, young := rootUntil(t, "root", now.Add(time.Hour)), rootUntil(t, "root", now.Add(2*time.Hour))
-	other, dead := rootUntil(t, "other", now.Add(3*time.Hour)), rootUntil(t, "dead", now.Add(-time.Hour))
-	deader := rootUntil(t, "deader", now.Add(-2*time.Hour))
+	until := func(name string, left time.Duration) *x509.Certificate {
+		return rootUntil(t, name, newKey(t), now.Add(left))
+	}
+	old, young, other := until("root", time.Hour), until("root", 2*time.Hour), until("other", 3*time.Hour)
+	dead, deader := until("dead", -time.Hour), until("deader", -2*time.Hour)
 	authority := newRoot(t, "unrelated")
 	line, oldLine := authority.sub(t, "line").cert, authority.sub(t, "old line").cert
 	template := caTemplate("dead line")
@@ -90,18 +93,18 @@ func names(certs []*x509.Certificate) []string {
 // A server with a new root at each answer fills nothing up, and drives no anchor for TLS out.
 func TestKnownIsBounded(t *testing.T) {
 	now := time.Now()
-	anchor := rootUntil(t, "anchor", now.Add(time.Hour))
+	anchor := rootUntil(t, "anchor", newKey(t), now.Add(time.Hour))
 	k := Known{CAs: []*x509.Certificate{anchor}, TLSAnchors: []*x509.Certificate{anchor}}
 	var crowd []*x509.Certificate
 	for range certificateLimit {
-		crowd = append(crowd, rootUntil(t, "crowd", now.Add(2*time.Hour)))
+		crowd = append(crowd, rootUntil(t, "crowd", newKey(t), now.Add(2*time.Hour)))
 	}
 	k.CAs = mergeCAs(k, crowd, now)
 	if len(k.CAs) != certificateLimit || !slices.ContainsFunc(k.CAs, anchor.Equal) {
 		t.Errorf("%d are kept, the anchor among them: %v", len(k.CAs), slices.ContainsFunc(k.CAs, anchor.Equal))
 	}
 	// What comes last is new; the oldest of the crowd makes room.
-	late := rootUntil(t, "late", now.Add(time.Hour))
+	late := rootUntil(t, "late", newKey(t), now.Add(time.Hour))
 	k.CAs = mergeCAs(k, []*x509.Certificate{late}, now)
 	if len(k.CAs) != certificateLimit || !slices.ContainsFunc(k.CAs, late.Equal) ||
 		!slices.ContainsFunc(k.CAs, anchor.Equal) {
@@ -130,12 +133,16 @@ func TestTLSAnchors(t *testing.T) {
 	template.MaxPathLenZero = true
 	flat.cert = sign(t, template, flat.key, nil)
 	nameless := newRoot(t, "")
+	limited := newRoot(t, "limited")
+	template = caTemplate("limited")
+	template.PermittedDNSDomains = []string{"example"}
+	limited.cert = sign(t, template, limited.key, nil)
 
 	hosts := []string{"a.example"}
 	of := func(by *authority) session {
 		return session{chain: serverChain(t, by.sub(t, "line"), hosts...), hosts: hosts, ends: []*x509.Certificate{by.cert}}
 	}
-	foreign := session{hosts: hosts}
+	foreign := session{}
 	type list = []*x509.Certificate
 	for _, test := range []struct {
 		name       string
@@ -157,6 +164,8 @@ func TestTLSAnchors(t *testing.T) {
 			of(unrelated), nil},
 		{"same name as an implicit anchor", Known{CAs: list{rekeyed.cert}}, list{unrelated.cert},
 			session{chain: of(anchor).chain, hosts: hosts}, nil},
+		{"same name as an anchor for some names only", Known{CAs: list{newRoot(t, "limited").cert}}, list{limited.cert},
+			of(limited), nil},
 		{"no name", Known{CAs: list{newRoot(t, "").cert}}, list{nameless.cert}, of(nameless), nil},
 
 		{"NewWithOld", Known{CAs: list{renamed.cert, cross(renamed, anchor)}}, list{anchor.cert}, foreign,

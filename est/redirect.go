@@ -26,8 +26,8 @@ func addressOf(u *url.URL) string {
 // origins, which is the safe way to be wrong.
 func originOf(u *url.URL) string { return strings.ToLower(addressOf(u)) }
 
-// parseRedirectHosts returns the origins that Options.RedirectHosts names. A host without a port means port 443 alone: on
-// the other ports of a machine there may be somebody else.
+// parseRedirectHosts returns the origins that Options.RedirectHosts names. A host without a port means port 443 alone:
+// on the other ports of a machine there may be somebody else.
 func parseRedirectHosts(hosts []string) ([]string, error) {
 	var origins []string
 	for _, host := range hosts {
@@ -88,8 +88,8 @@ func (c *Client) follow(r *request, a *answer) error {
 	}
 	next.Fragment = ""
 	if originOf(next) != originOf(r.target) {
-		r.hosts = append(r.hosts, next.Hostname())
-		r.loggedIn = false // it is another server that would ask
+		r.hosts = append(slices.Clip(r.hosts), next.Hostname()) // that of the connection stays as it is
+		r.loggedIn = false                                      // it is another server that would ask
 	}
 	r.target, r.authorization, r.challenge = next, "", nil // a Digest is for one URL only
 	r.redirects++

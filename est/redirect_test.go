@@ -20,8 +20,8 @@ func (s *server) redirecting(op string, status int, to func() string) {
 	}
 }
 
-// RFC 7030 3.2.1 as a table: within the origin everything that keeps its method is followed, to another one a GET, and a
-// POST only where a person named that. A login and a client certificate go with the POST and not with the GET.
+// RFC 7030 3.2.1 as a table: within the origin everything that keeps its method is followed, to another one a GET, and
+// a POST only where a person named that. A login and a client certificate go with the POST and not with the GET.
 func TestRedirectsToAnotherServer(t *testing.T) {
 	const refused, followed = false, true
 	for _, test := range []struct {
@@ -144,8 +144,8 @@ func TestLoginOverRedirects(t *testing.T) {
 	}
 }
 
-// The server that a redirect leads to is verified by the rule of the anchors: configured or last host under explicit ones,
-// all hosts under implicit ones.
+// The server that a redirect leads to is verified by the rule of the anchors: configured or last host under explicit
+// ones, all hosts under implicit ones.
 func TestRedirectTargetIsAuthorised(t *testing.T) {
 	root := newRoot(t, "root")
 	const target, base = "localhost", "127.0.0.1"
@@ -191,8 +191,9 @@ func TestRedirectTargetIsAuthorised(t *testing.T) {
 	}
 }
 
-// A server that sends us elsewhere for its CA certificates, to where they cannot be had, is a server without them: it is
-// asked for the rest over a connection of its own, and its neighbour's faults are not held against it or the identity.
+// A server that sends us elsewhere for its CA certificates, to where they cannot be had, is a server without them: it
+// is asked for the rest over a connection of its own, and its neighbour's faults are not held against it or the
+// identity.
 func TestCACertsElsewhere(t *testing.T) {
 	stranger := newServer(t).start()
 	demanding := newServer(t)
@@ -204,7 +205,8 @@ func TestCACertsElsewhere(t *testing.T) {
 		{"a server that is not trusted", func() string { return stranger.base().String() }, "unknown CA"},
 		{"a server that demands a certificate", func() string { return demanding.base().String() }, "redirected to"},
 		{"nobody", func() string { return "https://127.0.0.1:1" }, "redirected to 127.0.0.1:1"},
-		{"a server without TLS", func() string { return strings.Replace(stranger.http.URL, "https", "http", 1) }, "not https"},
+		{"a server without TLS", func() string { return strings.Replace(stranger.http.URL, "https", "http", 1) },
+			"not https"},
 		{"circles", nil, "more than 3 redirects"},
 	} {
 		a := newServer(t)
@@ -237,6 +239,22 @@ func TestCACertsElsewhere(t *testing.T) {
 	}
 }
 
+// A server that we were redirected to and that demands a certificate gets none, and that is no refusal of the identity.
+func TestServerElsewhereThatDemandsACertificate(t *testing.T) {
+	a, b := newServer(t), newServer(t)
+	b.root, b.maxVersion, b.clientAuth = a.root, tls.VersionTLS12, tls.RequireAndVerifyClientCert // an alert for certain
+	b.clientCAs = pool(a.root.cert)
+	b.start()
+	a.redirecting("cacerts", 302, func() string { return b.base().JoinPath("cacerts").String() })
+	a.start()
+	o := a.options()
+	o.Certificate = a.root.tlsCertificate(t, clientTemplate("gw-1"))
+	_, err := newClient(t, o).CACerts(t.Context())
+	if e, is := errors.AsType[*Error](err); !is || e.Refusal || e.Class != ErrUnavailable || len(b.log()) != 0 {
+		t.Errorf("%v, asked %v", err, paths(b.log()))
+	}
+}
+
 // What another server gives is used and stored, but neither its certificate nor its session makes an anchor for TLS.
 func TestCACertsFromAnotherServer(t *testing.T) {
 	shared, own := newRoot(t, "shared root"), newRoot(t, "own root")
@@ -248,16 +266,21 @@ func TestCACertsFromAnotherServer(t *testing.T) {
 	b.start()
 	a.redirecting("cacerts", 302, func() string { return b.base().JoinPath("cacerts").String() })
 	a.start()
-	o := a.options()
-	o.Anchors, o.SystemRoots, o.Roots = nil, true, pool(shared.cert, own.cert)
-	c := newClient(t, o)
-	if _, err := c.CACerts(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	known := c.Known()
-	if len(known.CAs) != 2 || len(known.TLSAnchors) != 0 || known.ImplicitOff {
-		t.Errorf("known: %v, anchors for TLS %v, implicit given up: %v", names(known.CAs), names(known.TLSAnchors),
-			known.ImplicitOff)
+	for _, explicit := range []bool{true, false} {
+		o := a.options()
+		o.Anchors, o.SystemRoots, o.Roots = []*x509.Certificate{shared.cert}, true, pool(own.cert)
+		if !explicit {
+			o.Anchors, o.Roots = nil, pool(shared.cert, own.cert)
+		}
+		c := newClient(t, o)
+		if _, err := c.CACerts(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		known := c.Known()
+		if len(known.CAs) != 2 || len(known.TLSAnchors) != 0 || known.ImplicitOff {
+			t.Errorf("known: %v, anchors for TLS %v, implicit given up: %v", names(known.CAs), names(known.TLSAnchors),
+				known.ImplicitOff)
+		}
 	}
 }
 
@@ -277,12 +300,13 @@ func TestCertificateRefusedAfterARedirect(t *testing.T) {
 	if e, is := errors.AsType[*Error](err); !is || e.Class != ErrUnauthorized || !e.Refusal {
 		t.Error(err)
 	}
-	if got := paths(b.log()); !slices.Equal(got, []string{"GET /.well-known/est/cacerts"}) {
+	if got := paths(b.log()); !slices.Equal(got, []string{getCACerts}) {
 		t.Errorf("the server behind the redirect was asked %v", got)
 	}
 }
 
-// After a redirect the connection that is kept is that of the other server. The next operation is back at the first one.
+// After a redirect the connection that is kept is that of the other server. The next operation is back at the first
+// one.
 func TestNextOperationAfterARedirect(t *testing.T) {
 	a, b := newServer(t), newServer(t)
 	b.root = a.root
@@ -294,7 +318,7 @@ func TestNextOperationAfterARedirect(t *testing.T) {
 	if err != nil || issued.Connections != 3 {
 		t.Fatalf("%v, %+v", err, issued)
 	}
-	if got := paths(a.log()); !slices.Equal(got, []string{"GET /.well-known/est/cacerts", "POST /.well-known/est/simpleenroll"}) {
+	if got := paths(a.log()); !slices.Equal(got, []string{getCACerts, postEnroll}) {
 		t.Errorf("the configured server was asked %v", got)
 	}
 }
@@ -328,7 +352,8 @@ func TestRedirectHosts(t *testing.T) {
 			t.Errorf("New with %q: %v", test.host, err)
 		}
 	}
-	c := newClient(t, Options{URL: mustParse(t, "https://A.example/"), SystemRoots: true, RedirectHosts: []string{"b.example"}})
+	c := newClient(t, Options{URL: mustParse(t, "https://A.example/"), SystemRoots: true,
+		RedirectHosts: []string{"b.example"}})
 	for url, want := range map[string]bool{
 		"https://a.example/x": true, "https://a.example:443": true, "https://a.example:444": false,
 		"https://b.EXAMPLE": true, "https://b.example:8443": false, "https://x.b.example": false,

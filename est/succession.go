@@ -60,14 +60,15 @@ func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Tim
 	})
 }
 
-// rekeyed reports whether root has the name of anchor, another root.
+// rekeyed reports whether root has the name of anchor, another root, that had no limit to be rid of.
 func rekeyed(root, anchor *x509.Certificate) bool {
 	const emptyName = 2 // bytes of an empty SEQUENCE
-	return len(root.RawSubject) > emptyName && bytes.Equal(root.RawSubject, anchor.RawSubject) && IsRoot(anchor)
+	return len(root.RawSubject) > emptyName && bytes.Equal(root.RawSubject, anchor.RawSubject) && IsRoot(anchor) &&
+		!limitsNames(anchor) && !limitsUsage(anchor)
 }
 
-// succeeds reports whether newWithOld is signed by anchor for the name and key of root (RFC 4210 4.4), without a limit that
-// root would be rid of as an anchor: what it may do from now on is what it could do below anchor already.
+// succeeds reports whether newWithOld is signed by anchor for the name and key of root (RFC 4210 4.4), without a limit
+// that root would be rid of as an anchor: what it may do from now on is what it could do below anchor already.
 func succeeds(root, anchor, newWithOld *x509.Certificate, now time.Time) bool {
 	if !bytes.Equal(newWithOld.RawSubject, root.RawSubject) || !sameKey(newWithOld.PublicKey, root.PublicKey) ||
 		!bytes.Equal(newWithOld.RawIssuer, anchor.RawSubject) {

@@ -142,9 +142,9 @@ func isAuthority(cert *x509.Certificate) bool {
 	return slices.ContainsFunc(cert.UnknownExtKeyUsage, oidCMCRA.Equal)
 }
 
-// authorityPaths returns the paths by which leaf is the certificate of a CMC registration authority: every CA certificate
-// above that limits the usages of what it issues must allow this one. crypto/x509 checks that for usages it knows. A
-// registration authority need not be good for TLS servers besides.
+// authorityPaths returns the paths by which leaf is the certificate of a CMC registration authority: every CA
+// certificate above that limits the usages of what it issues must allow this one. crypto/x509 checks that for usages it
+// knows. A registration authority need not be good for TLS servers besides.
 func authorityPaths(roots *x509.CertPool, leaf *x509.Certificate, between *x509.CertPool,
 	now time.Time) [][]*x509.Certificate {
 	if !isAuthority(leaf) {
@@ -245,7 +245,8 @@ func (by trusted) lacks() string {
 	case by.explicit == nil:
 		return "is not known to the system's root certificates"
 	case by.learned:
-		return "is not among the trusted certificates and those that this server's CA led to before, nor issued by one of them"
+		return "is not among the trusted certificates and those that this server's CA led to before, " +
+			"nor issued by one of them"
 	}
 	return "is not among the trusted certificates, nor issued by one of them"
 }
