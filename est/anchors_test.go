@@ -394,3 +394,26 @@ func TestLearnedAnchorsAlone(t *testing.T) {
 		t.Errorf("known: %v, anchors for TLS %v", names(known.CAs), names(known.TLSAnchors))
 	}
 }
+
+// What was learned is there also where the enrolment came to nothing.
+func TestKnownAfterAFailedEnrolment(t *testing.T) {
+	s := newServer(t)
+	s.handlers["simpleenroll"] = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }
+	s.start()
+	o := s.options()
+	o.Anchors, o.SystemRoots, o.Roots = nil, true, pool(s.root.cert)
+	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+	c := newClient(t, o)
+	if _, err := c.Enroll(t.Context(), csr, Want{}); !errors.Is(err, ErrUnauthorized) {
+		t.Error(err)
+	}
+	known := c.Known()
+	if !same(known.CAs, s.root.cert) || !same(known.TLSAnchors, s.root.cert) || !known.ImplicitOff {
+		t.Errorf("known: %+v", known)
+	}
+	// It is the caller's own: a change of it is none of the client's.
+	known.CAs[0], known.TLSAnchors[0] = nil, nil
+	if again := c.Known(); again.CAs[0] == nil || again.TLSAnchors[0] == nil {
+		t.Error("the client shares what it gave away")
+	}
+}

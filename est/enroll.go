@@ -94,7 +94,7 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 	a, err := c.do(ctx, r)
 	if err != nil {
 		c.doubtAttributes(err)
-		if asked := c.cas != nil || len(warnings) > 0; !asked && isBadRequest(err) {
+		if tried := c.cas != nil || len(warnings) > 0; !tried && isBadRequest(err) {
 			// Would /cacerts have been answered so as well?
 			get := c.getCACerts()
 			if _, missing := c.caCerts(ctx, get); isBadRequest(missing) {

@@ -308,8 +308,7 @@ func classOf(status int) (class error, refusal bool) {
 func (c *Client) loginHint(r *request, k *conn) string {
 	switch {
 	case !c.named(k.origin):
-		return "it was redirected to a server that gets no login unless a person allows its host as one that may be " +
-			"redirected to"
+		return "a server that is redirected to gets no login unless its host is named in redirect_hosts"
 	case r.loggedIn || c.loginRefused:
 		return "check user name and password"
 	case k.notOffered != nil:

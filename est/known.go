@@ -106,19 +106,16 @@ func mergeCAs(k Known, answer []*x509.Certificate, now time.Time) []*x509.Certif
 	if slices.ContainsFunc(current, anchors) {
 		all = current
 	}
-	all = atMost(all, certificateLimit, answerLimit)
-	slices.SortStableFunc(all, func(a, b *x509.Certificate) int {
-		switch rootA, rootB := anchors(a), anchors(b); {
-		case rootA && rootB:
-			return b.NotAfter.Compare(a.NotAfter)
-		case rootA:
-			return -1
-		case rootB:
-			return 1
+	var first, rest []*x509.Certificate
+	for _, cert := range atMost(all, certificateLimit, answerLimit) {
+		if anchors(cert) {
+			first = append(first, cert)
+		} else {
+			rest = append(rest, cert)
 		}
-		return 0
-	})
-	return all
+	}
+	slices.SortStableFunc(first, func(a, b *x509.Certificate) int { return b.NotAfter.Compare(a.NotAfter) })
+	return slices.Concat(first, rest)
 }
 
 // atMost cuts certs off where there would be more than number of them, or more than size bytes.

@@ -77,7 +77,7 @@ func (c *Client) follow(r *request, a *answer) error {
 		err = fmt.Errorf("redirect to %q would turn the POST into a GET; only 307 and 308 keep it", shown)
 	case r.csr != nil && !c.named(originOf(next)):
 		err = fmt.Errorf("redirect of a request to another server, %q, is not followed unless a person allows it", shown)
-		hint += ", or allow that host as one that may be redirected to"
+		hint += ", or name that host in redirect_hosts"
 	case r.redirects == redirectLimit:
 		err = fmt.Errorf("more than %d redirects, the last to %q", redirectLimit, shown)
 	}

@@ -138,7 +138,7 @@ func TestLoginOverRedirects(t *testing.T) {
 		}
 		e, is := errors.AsType[*Error](err)
 		if !named && (!is || e.Class != ErrUnauthorized || e.Refusal || withLogin(b) != 0 ||
-			!strings.Contains(e.Hint, "gets no login") || !strings.Contains(err.Error(), "redirected to "+b.base().Host)) {
+			!strings.Contains(e.Hint, "redirect_hosts") || !strings.Contains(err.Error(), "redirected to "+b.base().Host)) {
 			t.Errorf("%v, hint %q, %d logins", err, e.Hint, withLogin(b))
 		}
 	}

@@ -30,7 +30,8 @@ func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Tim
 	take(func(cert *x509.Certificate) bool { return slices.ContainsFunc(k.TLSAnchors, cert.Equal) })
 	roots = slices.DeleteFunc(roots, func(cert *x509.Certificate) bool { return !IsRoot(cert) })
 
-	// The server's own path. What it shows of the session's other anchors is that they vouch for this server too.
+	// The server's own path, by the chain that it presented and nothing else: with an OldWithNew from /cacerts, which any
+	// CA can make for any other, a path would lead to whoever made it.
 	authorising := slices.Clone(s.ends)
 	if s.chain != nil {
 		take(func(root *x509.Certificate) bool {
