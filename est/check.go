@@ -190,7 +190,11 @@ func pick(answer []*x509.Certificate, key crypto.PublicKey) (*x509.Certificate, 
 // validAt returns the time at which to verify the chain: now, or notBefore where that is ahead by no more than
 // clockSkew.
 func validAt(leaf *x509.Certificate, now time.Time) (time.Time, error) {
-	if now.After(leaf.NotAfter) || leaf.NotBefore.After(now.Add(clockSkew)) || leaf.NotAfter.Before(leaf.NotBefore) {
+	if leaf.NotAfter.Before(leaf.NotBefore) {
+		return time.Time{}, notAcceptablef("look at the CA: it draws up certificates that are never valid",
+			"issued certificate %s ends at %s, before it begins", subjectOf(leaf), utc(leaf.NotAfter))
+	}
+	if now.After(leaf.NotAfter) || leaf.NotBefore.After(now.Add(clockSkew)) {
 		return time.Time{}, notAcceptablef(hintClock, "%s", outOfValidity("issued certificate", leaf, now))
 	}
 	if leaf.NotBefore.After(now) {

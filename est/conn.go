@@ -17,8 +17,9 @@ const headerLimit = 64 << 10
 // is dialled, and have ended when dial returns.
 type conn struct {
 	http   *http.ClientConn
-	origin string   // of the server it leads to, as originOf says
-	hosts  []string // by which that server was judged: the configured one, then those of redirects
+	tcp    *quietConn // what it stands on
+	origin string     // of the server it leads to, as originOf says
+	hosts  []string   // by which that server was judged: the configured one, then those of redirects
 
 	proxy      *ProxyError         // why the proxy does not connect us; nil where it does, and without one
 	reached    bool                // the TCP connection stands, through the proxy if there is one
@@ -50,7 +51,11 @@ func (c *Client) connect(ctx context.Context, k *conn, r *request, settings *tls
 			tcp, err := c.dialer.DialContext(ctx, network, address)
 			k.reached = err == nil
 			k.proxy, _ = errors.AsType[*ProxyError](err)
-			return tcp, err
+			if err != nil {
+				return nil, err
+			}
+			k.tcp = &quietConn{Conn: tcp}
+			return k.tcp, nil
 		},
 		TLSClientConfig:        settings,
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
@@ -89,6 +94,9 @@ func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
 	config.InsecureSkipVerify = true
 	config.VerifyConnection = func(state tls.ConnectionState) (err error) {
 		k.ends, err = authorise(state.PeerCertificates, k.hosts, by, c.o.Now())
+		if err == nil {
+			err = checkStrength(state.PeerCertificates[0])
+		}
 		k.chain, k.authorised = state.PeerCertificates, err == nil
 		return err
 	}
@@ -99,6 +107,13 @@ func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
 		return offer, nil
 	}
 	return config
+}
+
+// settled reports whether the next answer over k can be one to the next request: whether k is still there, and nothing
+// came that was not asked for. net/http closes a connection on which something did.
+func (k *conn) settled(ctx context.Context) bool {
+	k.tcp.awaitQuiet(ctx)
+	return k.http.Err() == nil
 }
 
 // hangUp closes the kept connection, if there is one, with a close-notify.

@@ -326,9 +326,6 @@ func (a *Attributes) wantRSASize(bits *big.Int) {
 	a.Bits = int(bits.Int64())
 }
 
-// rsaLeast is the smallest RSA key, in bits, that a server can have us make.
-const rsaLeast = 2048
-
 // curveBits returns the size of a curve of crypto/elliptic; 0 for any other.
 func curveBits(curve asn1.ObjectIdentifier) int {
 	switch {

@@ -116,9 +116,9 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, c.o.Timeout, errTimeLimit)
 	defer cancel()
 
-	if c.conn != nil && (c.conn.http.Err() != nil || !c.conn.serves(r) || c.linked() && !c.conn.links()) {
-		// The server closed it after the last answer; or it is another server that is asked now; or the connection came
-		// before we knew that requests are to be linked.
+	if c.conn != nil && (!c.conn.settled(limited) || !c.conn.serves(r) || c.linked() && !c.conn.links()) {
+		// The server closed it after the last answer, or spoke on; or it is another server that is asked now; or the
+		// connection came before we knew that requests are to be linked.
 		c.hangUp()
 	}
 	if c.conn == nil {
