@@ -2,6 +2,9 @@
 // use it, and certagent-testca is a command around it. It is for tests only: its keys are unprotected, it issues what
 // anybody who can log in asks for, and it revokes nothing.
 //
+// [Misbehaviours] is a catalogue of how servers, and proxies before them, are hostile or broken; [Server.Misbehave]
+// plays one.
+//
 // It shares no code with the client that it tests, and does not import package testing, so that a command can link it.
 //
 // There are two faces over one CA, because each is lenient where the other is strict.

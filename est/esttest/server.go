@@ -46,9 +46,11 @@ type Server struct {
 	queue       []*queuedFault
 	always      map[string]Fault  // by operation; "" for all
 	approved    map[[32]byte]bool // by SHA-256 of the public key: asked once under ManualApproval
+	conduct     conduct           // what Misbehave put in the place of the server's own
 	logins      []Login
 	changed     chan struct{} // closed, and made anew, with each login
 	connections int
+	open        int // of the connections, those that are not closed yet
 }
 
 // running is what Start starts and Stop ends.
@@ -223,12 +225,11 @@ func (s *Server) Start() error {
 		listeners = limitWorkers(ctx, listeners, s.options.Workers)
 	}
 	for _, l := range listeners {
+		watched := &watchedListener{l, ctx, s, run}
 		run.listeners.Go(func() { // until Stop
-			secured := tls.NewListener(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				return s.tls, nil
-			}})
+			secured := tls.NewListener(watched, &tls.Config{
+				GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.currentTLS(), nil },
+			})
 			if err := run.http.Serve(secured); ctx.Err() == nil {
 				run.http.ErrorLog.Printf("EST test server: %v", err)
 			}
@@ -293,6 +294,23 @@ func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.connections
+}
+
+// currentTLS returns the TLS settings for a connection that begins now.
+func (s *Server) currentTLS() *tls.Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conduct.tls != nil {
+		return s.conduct.tls
+	}
+	return s.tls
+}
+
+// Open is how many TCP connections neither side has closed yet.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
 }
 
 func (s *Server) countConnection() int {
