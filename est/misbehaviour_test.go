@@ -63,7 +63,6 @@ type outcome struct {
 	RetryAfter                time.Duration
 	Refusal                   bool
 	Warnings                  []string
-	Connections               int
 	Allocated                 uint64 // bytes in all
 	Goroutines                int    // more than before
 	Sockets                   int    // still open
@@ -140,6 +139,10 @@ func measure(todo task) (outcome, error) {
 	if err != nil {
 		return result, err
 	}
+	var warnings []string
+	if _, err := client.Attributes(context.Background()); err != nil { // they are advice
+		warnings = append(warnings, err.Error())
+	}
 	do := client.Enroll
 	if o.Certificate != nil {
 		do = client.Reenroll
@@ -156,7 +159,7 @@ func measure(todo task) (outcome, error) {
 		}
 	}
 	if failed == nil {
-		result.Warnings, result.Connections = issued.Warnings, issued.Connections
+		result.Warnings = append(warnings, issued.Warnings...)
 		return result, nil
 	}
 	e, ok := errors.AsType[*est.Error](failed)

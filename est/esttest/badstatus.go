@@ -1,6 +1,7 @@
 package esttest
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -45,6 +46,14 @@ func badStatuses() []Misbehaviour {
 			s.Always("", Status(401, "WWW-Authenticate", `Basic realm="r"`))
 		}},
 		{Name: "endless body for /cacerts", play: onCACerts(Endless(1 << 40))},
+
+		{Name: "web page for /csrattrs", play: onAttributes(Garbage("text/html", "<html>"))},
+		{Name: "503 for /csrattrs", play: onAttributes(Status(503, "Retry-After", "60"))},
+		{Name: "endless body for /csrattrs", play: onAttributes(Endless(1 << 40))},
+		{Name: "/csrattrs nested 10000 deep", play: onAttributes(Garbage("application/csrattrs",
+			base64.StdEncoding.EncodeToString(nested(10000))))},
+		{Name: "/csrattrs of 100000 elements", play: onAttributes(Garbage("application/csrattrs",
+			base64.StdEncoding.EncodeToString(tlv(0x30, bytes.Repeat([]byte("\x06\x01\x2a"), 100_000)))))},
 
 		{Name: "redirect to itself", Class: "bad-response", play: onEnrolOfAnybody(
 			func(w http.ResponseWriter, r *http.Request, _ http.Handler) {

@@ -93,6 +93,11 @@ func onCACerts(f Fault) func(*Server) {
 	return func(s *Server) { s.Always("cacerts", f) }
 }
 
+// onAttributes plays one on /csrattrs, whose answer is advice.
+func onAttributes(f Fault) func(*Server) {
+	return func(s *Server) { s.Always("csrattrs", f) }
+}
+
 // onEnrol plays one on both kinds of enrolment, for those who are logged in.
 func onEnrol(f Fault) func(*Server) {
 	return onEnrolOfAnybody(func(w http.ResponseWriter, r *http.Request, real http.Handler) {
