@@ -3,6 +3,7 @@ package est
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -40,8 +42,9 @@ type request struct {
 	target        *url.URL
 	hosts         []string    // the configured host, then that of each redirect to another origin; at least one
 	authorization string      // the next try's Authorization header
-	challenge     http.Header // what it answers; nil if nothing
+	challenge     []challenge // what it answers; nil if nothing
 	loggedIn      bool        // the password was used for this operation at this server, which may happen once
+	nonceRenewed  bool        // and once more, since the server took its nonce for too old
 	redirects     int
 }
 
@@ -70,8 +73,7 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 				return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
 			}
 			return a, nil
-		case a.status == http.StatusUnauthorized && c.o.Login != nil && !r.loggedIn && !c.loginRefused &&
-			c.named(a.over.origin):
+		case a.status == http.StatusUnauthorized && c.mayLogIn(r, a):
 			if err := c.logIn(r, a); err != nil {
 				return nil, err
 			}
@@ -85,6 +87,19 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	}
 }
 
+// mayLogIn reports whether the password is to answer a 401: to a server that a person named, once in an operation, and once
+// more where what the server refused is the age of its own nonce.
+func (c *Client) mayLogIn(r *request, a *answer) bool {
+	switch {
+	case c.o.Login == nil || c.loginRefused || !c.named(a.over.origin):
+		return false
+	case !r.loggedIn:
+		return true
+	}
+	digest := strings.HasPrefix(r.authorization, "Digest ")
+	return digest && !r.nonceRenewed && stale(challenges(a.header.Values("WWW-Authenticate")))
+}
+
 // logIn prepares the answer to a 401.
 func (c *Client) logIn(r *request, a *answer) error {
 	if !a.over.authorised { // cannot be, as long as every connection is verified: what it guards is worth two lines
@@ -92,15 +107,30 @@ func (c *Client) logIn(r *request, a *answer) error {
 	}
 	// Servers drop the connection after a 401 without saying so, and a POST into it would be lost: always a fresh one.
 	c.hangUp()
-	authorization, secrets, err := c.o.Login.answer(a.header, r.method(), r.target.RequestURI(), r.body)
-	if err != nil {
+	r.challenge = challenges(a.header.Values("WWW-Authenticate"))
+	if err := c.authorize(r); err != nil {
 		e := c.fail(r, ErrUnauthorized, a, err)
 		e.Refusal = r.csr != nil
 		e.Hint = "have the server ask for Basic or Digest authentication, or use a client certificate"
 		return e
 	}
-	r.authorization, r.challenge, r.loggedIn = authorization, a.header, true
-	c.secrets = append(c.secrets, secrets...)
+	r.loggedIn, r.nonceRenewed = true, r.loggedIn
+	return nil
+}
+
+// authorize has r answer its challenge. The answer may depend on the body.
+func (c *Client) authorize(r *request) error {
+	authorization, secrets, err := c.o.Login.answer(r.challenge, loginFor{r.method(), r.target.RequestURI(), r.body},
+		rand.Text())
+	if err != nil {
+		return err
+	}
+	r.authorization = authorization
+	for _, secret := range secrets {
+		if !slices.Contains(c.secrets, secret) {
+			c.secrets = append(c.secrets, secret)
+		}
+	}
 	return nil
 }
 

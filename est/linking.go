@@ -83,8 +83,7 @@ func (c *Client) link(r *request, k *conn) *Error {
 	}
 	r.csr, r.body, r.linkedTo = csr, wrapBase64(csr), k
 	if r.challenge != nil { // the answer to it may depend on the body
-		r.authorization, _, err = c.o.Login.answer(r.challenge, r.method(), r.target.RequestURI(), r.body)
-		if err != nil {
+		if err := c.authorize(r); err != nil {
 			return c.fail(r, ErrUnauthorized, nil, err)
 		}
 	}

@@ -1,17 +1,15 @@
 package est
 
 import (
-	"crypto/md5"
-	"encoding/hex"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/icholy/digest"
 )
 
 var login = &Login{Username: "estuser", Password: "estpwd"}
@@ -58,37 +56,6 @@ func TestBasicLoginAfterADroppedConnection(t *testing.T) {
 	}
 	c.Close()
 	s.awaitClosed()
-}
-
-// libest's Digest challenge has neither algorithm nor opaque; the answer must not have them either. What is checked
-// against is computed here, by RFC 7616 3.4.
-func TestDigestLogin(t *testing.T) {
-	s := newServer(t)
-	s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
-		if r.Method == http.MethodPost {
-			credentials, err := digest.ParseCredentials(r.Header.Get("Authorization"))
-			if err != nil {
-				refuseLikeLibest(t, w, `Digest qop="auth", realm="estrealm", nonce="1500000000"`)
-				return
-			}
-			h := func(s string) string { sum := md5.Sum([]byte(s)); return hex.EncodeToString(sum[:]) }
-			want := h(strings.Join([]string{h("estuser:estrealm:estpwd"), "1500000000", "00000001",
-				credentials.Cnonce, "auth", h("POST:/.well-known/est/simpleenroll")}, ":"))
-			if credentials.Response != want || strings.Contains(r.Header.Get("Authorization"), "opaque") ||
-				credentials.Algorithm != "" || credentials.URI != r.URL.Path {
-				t.Errorf("Authorization: %s", r.Header.Get("Authorization"))
-			}
-		}
-		usual.ServeHTTP(w, r)
-	}
-	s.start()
-	o := s.options()
-	o.Login = login
-	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	issued, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
-	if err != nil || issued.Connections != 2 || !issued.PasswordSent {
-		t.Errorf("%v, %+v", err, issued)
-	}
 }
 
 func TestRefusedLogin(t *testing.T) {
@@ -141,34 +108,99 @@ func TestRefusedLogin(t *testing.T) {
 
 func TestChallenges(t *testing.T) {
 	for _, test := range []struct {
-		headers, want []string
+		headers, want []string // challenges as scheme, name=value, …, in the order of names
 	}{
 		{nil, nil},
-		{[]string{`Basic realm="a"`}, []string{`Basic realm="a"`}},
+		{[]string{`Basic realm="a"`}, []string{`Basic realm=a`}},
 		{[]string{`Basic realm="a, b", Digest realm="c", nonce="d\"", qop="auth,auth-int"`},
-			[]string{`Basic realm="a, b"`, `Digest realm="c", nonce="d\"", qop="auth,auth-int"`}},
-		{[]string{`Negotiate`, `, Basic realm = "x" ,charset=UTF-8`}, []string{`Negotiate`,
-			`Basic realm = "x", charset=UTF-8`}},
-		{[]string{`Digest realm="unterminated, Basic`}, []string{`Digest realm="unterminated, Basic`}},
+			[]string{`Basic realm=a, b`, `Digest nonce=d" qop=auth,auth-int realm=c`}},
+		{[]string{`Negotiate`, `, Basic realm = "x" ,charset=UTF-8`}, []string{`Negotiate`, `Basic charset=UTF-8 realm=x`}},
+		{[]string{`Negotiate YWJjZA==, Digest nonce=n,REALM="r\\"`}, []string{`Negotiate ywjjza==`, `Digest nonce=n realm=r\`}},
+		{[]string{`Digest realm="unterminated, Basic`}, []string{`Digest realm=unterminated, Basic`}},
+		{[]string{`Basic realm="one", realm="two"`}, []string{`Basic realm=one`}},
+		{[]string{`realm="no scheme"`}, []string{`realm="no`}},
 	} {
-		if got := challenges(test.headers); !slices.Equal(got, test.want) {
+		var got []string
+		for _, c := range challenges(test.headers) {
+			text := c.scheme
+			for _, name := range slices.Sorted(maps.Keys(c.parameters)) {
+				text += " " + name + "=" + c.parameters[name]
+			}
+			got = append(got, text)
+		}
+		if !slices.Equal(got, test.want) {
 			t.Errorf("%q: %q, want %q", test.headers, got, test.want)
 		}
 	}
 }
 
-func TestDigestIsPreferredAndBasicTheFallback(t *testing.T) {
-	for _, test := range []struct{ challenge, want string }{
-		{`Basic realm="a", Digest realm="a", nonce="b"`, "Digest "},
-		{`Digest realm="a", nonce="b", algorithm=MD5-sess, Basic realm="a"`, "Basic "},
-		{`Digest realm="a", nonce="b", algorithm=SHA-256, qop="x-other, auth"`, "Digest "},
+// Of what a server offers the strongest that we know is answered, whatever else it offers and in however many headers.
+func TestBestChallengeIsAnswered(t *testing.T) {
+	for _, test := range []struct {
+		headers   []string
+		want, has string // how the answer begins, and what is in it
+	}{
+		{[]string{`Basic realm="a", Digest realm="a", nonce="b"`}, "Digest ", `nonce="b"`},
+		{[]string{`Basic realm="a"`, `Bearer`, `Digest realm="a", nonce="b", algorithm=SHA-256, qop="x-other, auth"`},
+			"Digest ", "algorithm=SHA-256"},
+		{[]string{`Digest realm="a", nonce="b", algorithm=MD5, qop="auth"`,
+			`Digest realm="a", nonce="c", algorithm=SHA-512-256, qop="auth"`,
+			`Digest realm="a", nonce="d", algorithm=SHA-256, qop="auth"`}, "Digest ", `nonce="c"`},
+		{[]string{`Digest realm="a", nonce="b", algorithm=md5-sess, qop=auth`}, "Digest ", "algorithm=md5-sess"},
+		// What cannot be answered is passed over.
+		{[]string{`Digest realm="a", nonce="b", algorithm=MD5-sess, Basic realm="a"`}, "Basic ", ""},
+		{[]string{`Digest realm="a", nonce="b", algorithm=SHA-512, qop="auth"`, `Basic realm="a"`}, "Basic ", ""},
+		{[]string{`Digest realm="a", nonce="b", algorithm=-sess, qop="auth"`, `Basic realm="a"`}, "Basic ", ""},
+		{[]string{`Digest realm="a", nonce="b", qop="x-other"`, `Basic realm="a"`}, "Basic ", ""},
+		{[]string{`Digest realm="a"`, `Basic realm="a"`}, "Basic ", ""},
+		{[]string{"Digest realm=\"a\x01\", nonce=\"b\"", `Basic realm="a"`}, "Basic ", ""},
 	} {
-		h := http.Header{"Www-Authenticate": {test.challenge}}
-		got, _, err := login.answer(h, "POST", "/x", []byte("body"))
-		if err != nil || !strings.HasPrefix(got, test.want) {
-			t.Errorf("%s: %q, %v", test.challenge, got, err)
+		got, _, err := login.answer(challenges(test.headers), loginFor{"POST", "/x", []byte("body")}, "cnonce")
+		if err != nil || !strings.HasPrefix(got, test.want) || !strings.Contains(got, test.has) {
+			t.Errorf("%q: %q, %v", test.headers, got, err)
 		}
 	}
+}
+
+// A code alone (an empty user name) and letters outside of ASCII are sent as they are, in UTF-8.
+func TestBasicToken(t *testing.T) {
+	for _, test := range []struct{ user, password, want, fails string }{
+		{"estuser", "estpwd", "estuser:estpwd", ""},
+		{"", "code-4711", ":code-4711", ""},
+		{"test", "123£", "test:123\xc2\xa3", ""}, // RFC 7617 2.1
+		{"Jäsøn", "a:b", "J\xc3\xa4s\xc3\xb8n:a:b", ""},
+		{"a:b", "p", "", "colon"},
+		{"a", "p\n", "", "control character"},
+	} {
+		header, _, err := Login{test.user, test.password}.answer(challenges([]string{`Basic realm="foo", charset="UTF-8"`}),
+			loginFor{}, "")
+		if test.fails != "" {
+			if err == nil || !strings.Contains(err.Error(), test.fails) {
+				t.Errorf("%q: %v, want %q", test.user, err, test.fails)
+			}
+			continue
+		}
+		token, _ := strings.CutPrefix(header, "Basic ")
+		if got, _ := base64.StdEncoding.DecodeString(token); err != nil || string(got) != test.want {
+			t.Errorf("%q: %q, %v", test.user, got, err)
+		}
+	}
+}
+
+// FuzzChallenges: whatever a server asks with, the answer is one line that can be sent and does not quote the password.
+func FuzzChallenges(f *testing.F) {
+	f.Add(`Basic realm="a", Digest realm="c", nonce="d\"", qop="auth,auth-int"`)
+	f.Add(`Digest realm="a", nonce="b", algorithm=SHA-512-256-sess, qop=auth-int, userhash=true, opaque=","`)
+	f.Add(`Negotiate YWJj==, ,= ,"`)
+	f.Fuzz(func(t *testing.T, header string) {
+		l := Login{"Jäsøn", "p4ssw0rd-of-l0ng-standing"}
+		all := challenges([]string{header, header})
+		stale(all)
+		got, _, err := l.answer(all, loginFor{"POST", "/x", nil}, "cnonce")
+		if err == nil && (strings.Contains(got, l.Password) || strings.ContainsFunc(got, isControl)) {
+			t.Errorf("%q: %q", header, got)
+		}
+	})
 }
 
 func TestLoginPrintsRedacted(t *testing.T) {

@@ -215,15 +215,3 @@ func FuzzQuote(f *testing.F) {
 		}
 	})
 }
-
-func FuzzChallenges(f *testing.F) {
-	f.Add(`Basic realm="a, b", Digest realm="c", nonce="d\"", qop="auth,auth-int"`)
-	f.Add(`Digest qop="auth", realm="estrealm", nonce="1500000000"`)
-	f.Fuzz(func(t *testing.T, header string) {
-		h := http.Header{"Www-Authenticate": {header}}
-		got, _, err := Login{"u", "p"}.answer(h, "POST", "/x", nil)
-		if (err == nil) != (got != "") {
-			t.Errorf("%q, %v", got, err)
-		}
-	})
-}
