@@ -13,6 +13,7 @@ import (
 const (
 	hintDemanded = "the server demands a client certificate: configure one that it accepts"
 	hintRefused  = "have the server accept the CA that issued this identity, or use another one"
+	hintKind     = "use an identity with a key that the server can verify (EC P-256, RSA)"
 )
 
 // broken classes the end of a connection that was to carry r's answer; began says that some of that answer came. ctx
@@ -46,21 +47,47 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return c.probe(ctx, r, err)
 	case !c.named(k.origin):
 		return c.fail(r, ErrUnavailable, nil, err) // what it wants of us is not ours to give
-	case k.asked && isRemoteAlert(err):
-		e := c.failHint(r, ErrUnauthorized,
-			fmt.Errorf("it asked for a certificate, got none, and ended the connection: %w", err), hintDemanded)
-		e.Refusal = true
-		return e
 	case k.asked:
-		return c.failHint(r, ErrUnavailable, err, "perhaps "+hintDemanded) // the alert may have got lost on the way
+		return c.unoffered(r, k, err)
 	case k.secured:
 		return c.fail(r, ErrUnavailable, nil, err)
 	}
-	e := c.fail(r, ErrUnavailable, nil, fmt.Errorf("connection ended before it was secured: %w", err))
-	if isRemoteAlert(err) {
+	e := c.fail(r, ErrUnavailable, nil, fmt.Errorf("connection ended before it was secured: %w", explained(err, false)))
+	if _, ok := remoteAlert(err); ok {
 		e.Hint = "the server's log may say more: it must offer TLS 1.2 or later, for the host name in the URL"
 	}
 	return e
+}
+
+// unoffered is for a connection that ended after the server had asked for a certificate, and was not given ours.
+func (c *Client) unoffered(r *request, k *conn, ended error) *Error {
+	why, hint := "got none", hintDemanded
+	if k.notOffered != nil {
+		why, hint = fmt.Sprintf("could not be given ours (%v)", k.notOffered), hintKind
+	}
+	a, ok := remoteAlert(ended)
+	if !ok {
+		return c.failHint(r, ErrUnavailable, ended, "perhaps "+hint) // the alert may have got lost on the way
+	}
+	return c.refused(r, fmt.Errorf("it asked for a client certificate, %s, and ended the connection (TLS alert %s%.0w)",
+		why, a.name, ended), hint)
+}
+
+// explained words the end of a connection where it was an alert of the server's: what that usually means of the certificate
+// that was offered, or of the handshake.
+func explained(ended error, offered bool) error {
+	a, ok := remoteAlert(ended)
+	if !ok {
+		return ended
+	}
+	meaning := a.handshake
+	if offered {
+		meaning = a.offered
+	}
+	if meaning == "" {
+		return fmt.Errorf("TLS alert %s%.0w", a.name, ended)
+	}
+	return fmt.Errorf("TLS alert %s: %s%.0w", a.name, meaning, ended)
 }
 
 // insecure is for a TLS handshake that our side gave up for another reason than trust.
@@ -78,21 +105,31 @@ func (c *Client) insecure(r *request, err error) *Error {
 // shows as an alert, a reset or a plain end, as luck has it. So /cacerts is asked for once, without the certificate:
 // if that is answered, the certificate was refused.
 func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
+	ours, cause := ownName(c.o.Certificate), explained(ended, true)
+	hint := hintRefused
+	if a, ok := remoteAlert(ended); ok && a.hint != "" {
+		hint = a.hint
+	}
 	a, err := c.withoutCertificate(ctx, r)
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = r.op
 		if e.Class == ErrUnauthorized {
-			e.Err = fmt.Errorf("it ended the connection when offered the certificate, and without one as well: %w", ended)
-			e.Hint = hintRefused
+			return c.refused(r, fmt.Errorf("it ended the connection when offered the certificate %s, and without one as well (%w)",
+				ours, cause), hint)
 		}
 		return e
 	}
 	if a.status >= http.StatusInternalServerError {
-		return c.fail(r, ErrUnavailable, nil, fmt.Errorf("connection ended: %w (and without the certificate: HTTP %d)",
-			ended, a.status))
+		return c.fail(r, ErrUnavailable, nil, fmt.Errorf("connection ended (%w), and without the certificate: HTTP %d",
+			cause, a.status))
 	}
-	e := c.failHint(r, ErrUnauthorized,
-		fmt.Errorf("it ended the connection when offered the certificate (%w), and answers without it", ended), hintRefused)
+	return c.refused(r, fmt.Errorf("it ended the connection when offered the certificate %s (%w), and answers without it",
+		ours, cause), hint)
+}
+
+// refused is the error for an identity that the server will not have.
+func (c *Client) refused(r *request, err error, hint string) *Error {
+	e := c.failHint(r, ErrUnauthorized, err, hint)
 	e.Refusal = true
 	return e
 }
@@ -108,9 +145,9 @@ func (c *Client) refusedInFront(ctx context.Context, r, get *request) *Error {
 	if err != nil || a.status != http.StatusOK {
 		return nil
 	}
-	e := c.failHint(r, ErrUnauthorized,
-		errors.New("it answers nothing else when offered the certificate, and answers without it"), hintRefused)
-	e.Status, e.Refusal = http.StatusBadRequest, true
+	e := c.refused(r, fmt.Errorf("it answers nothing else when offered the certificate %s, and answers without it",
+		ownName(c.o.Certificate)), hintRefused)
+	e.Status = http.StatusBadRequest
 	return e
 }
 
@@ -147,13 +184,6 @@ func (k *conn) stage(began bool) string {
 		return "connected, but the TLS handshake did not end"
 	}
 	return "not connected"
-}
-
-// isRemoteAlert reports whether the other side sent a fatal TLS alert. crypto/tls has no exported type for one; this
-// is how it marks it.
-func isRemoteAlert(err error) bool {
-	operation, ok := errors.AsType[*net.OpError](err)
-	return ok && operation.Op == "remote error"
 }
 
 // fromOutside reports whether a handshake was ended by the other side or by the network, rather than by our own

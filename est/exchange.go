@@ -11,8 +11,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -301,10 +301,8 @@ func (c *Client) refuse(r *request, a *answer) *Error {
 	switch {
 	case a.status == http.StatusAccepted && r.csr == nil:
 		e.Class = ErrBadResponse // only an enrolment can be pending
-	case a.status == http.StatusUnauthorized:
-		e.Hint = c.loginHint(r, a.over) + c.linkHint(r)
 	case class == ErrUnauthorized:
-		e.Hint = c.loginHint(r, a.over)
+		c.explainRefusal(e, r, a)
 	case a.status == http.StatusNotFound:
 		e.Hint = "check the path in the URL: https://host[:port]/.well-known/est, or with a label behind it"
 	case class == ErrBadResponse:
@@ -332,21 +330,4 @@ func classOf(status int) (class error, refusal bool) {
 		return ErrRejected, false
 	}
 	return ErrBadResponse, false
-}
-
-// loginHint says what was and was not tried, which is most of what a person needs after a refusal.
-func (c *Client) loginHint(r *request, k *conn) string {
-	switch {
-	case !c.named(k.origin):
-		return "a server that is redirected to gets no login unless its host is named in redirect_hosts"
-	case r.loggedIn || c.loginRefused:
-		return "check user name and password"
-	case k.notOffered != nil:
-		return fmt.Sprintf("the server cannot verify a key like ours, so no certificate was offered: %v", k.notOffered)
-	case c.o.Certificate != nil && !k.asked:
-		return "the server did not ask for a client certificate; perhaps another URL does, or it wants a password"
-	case c.o.Certificate != nil:
-		return "have the server accept the CA that issued this identity, or use another one"
-	}
-	return "configure a bootstrap certificate or a user name and password"
 }

@@ -78,7 +78,8 @@ func TestErrorText(t *testing.T) {
 		t.Fatal(err)
 	}
 	prefix := "est simplereenroll at " + s.base().String() +
-		` as certificate mqtt: server refused the login (HTTP 403): "not [31mfor you é`
+		` as certificate mqtt: server refused the login (HTTP 403): the client certificate ` +
+		`"CN=gw-1", issued by "CN=test root" was offered: "not [31mfor you é`
 	if !strings.HasPrefix(err.Error(), prefix) || len(err.Error()) > len(prefix)+errorDetailShown {
 		t.Errorf("got %q, want it to begin %q", err, prefix)
 	}

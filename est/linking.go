@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 )
@@ -132,13 +131,10 @@ func sameExtension(a, b pkix.Extension) bool {
 	return a.Id.Equal(b.Id) && a.Critical == b.Critical && bytes.Equal(a.Value, b.Value)
 }
 
-// alertProtocolVersion is what a server says that speaks none of the versions offered (RFC 5246 7.2.2).
-const alertProtocolVersion = tls.AlertError(70)
-
 // refusedVersion reports whether the other side ended a handshake over the version of TLS.
 func refusedVersion(err error) bool {
-	operation, ok := errors.AsType[*net.OpError](err)
-	return ok && isRemoteAlert(err) && operation.Err.Error() == alertProtocolVersion.Error()
+	a, ok := remoteAlert(err)
+	return ok && a.name == "protocol_version"
 }
 
 // noTLS12 is for a server that does not speak the version that the link needs. The next attempt asks it again, over a
