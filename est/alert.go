@@ -33,9 +33,9 @@ var alerts = map[tls.AlertError]alert{
 		hint: "have the server let this identity in, or use another one"},
 	51: {name: "decrypt_error", offered: "it cannot verify what was signed with its key",
 		hint: "check that key and certificate belong together"},
-	70: {name: "protocol_version", handshake: "it speaks no version of TLS that we do"},
-	71: {name: "insufficient_security", handshake: "it wants stronger ciphers than we have in common"},
-	80: {name: "internal_error", offered: "something is wrong in the server", handshake: "something is wrong in the server"},
+	70:  {name: "protocol_version", handshake: "it speaks no version of TLS that we do"},
+	71:  {name: "insufficient_security", handshake: "it wants stronger ciphers than we have in common"},
+	80:  {name: "internal_error", offered: "something is wrong in the server", handshake: "something is wrong in the server"},
 	112: {name: "unrecognized_name", handshake: "it does not serve the host name in the URL"},
 	116: {name: "certificate_required", offered: "it wants another one"},
 }

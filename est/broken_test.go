@@ -1,6 +1,8 @@
 package est
 
 import (
+	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -10,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -231,6 +234,23 @@ func TestHangingServer(t *testing.T) {
 			c.Write([]byte{22, 3, 3, 0, 100, 2}) // the head of a record that never comes
 			<-release
 		}, "TLS handshake did not end"},
+		{"trickles in the handshake", func(c net.Conn) {
+			c.Read(make([]byte, 4096))
+			trickle(c, release, "\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"+strings.Repeat("\x00", 16<<10))
+		}, "TLS handshake did not end"},
+		{"trickles the header", secured(func(c *tls.Conn) {
+			readRequest(c)
+			trickle(c, release, "HTTP/1.1 200 OK\r\n"+strings.Repeat("X-More: y\r\n", 1000))
+		}), "only in part"},
+		{"trickles 1xx answers", secured(func(c *tls.Conn) {
+			readRequest(c)
+			trickle(c, release, strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 1000))
+		}), "only in part"},
+		{"trickles chunks", secured(func(c *tls.Conn) {
+			readRequest(c)
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+			trickle(c, release, strings.Repeat("1\r\nM\r\n", 1000))
+		}), "only in part"},
 		{"hangs before the answer", secured(func(c *tls.Conn) { readRequest(c) }), "no answer"},
 		{"hangs in the header", secured(func(c *tls.Conn) {
 			readRequest(c)
@@ -243,23 +263,14 @@ func TestHangingServer(t *testing.T) {
 		{"answers a byte at a time", secured(func(c *tls.Conn) {
 			readRequest(c)
 			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-			for {
-				select {
-				case <-release:
-					return
-				case <-time.After(10 * time.Millisecond):
-				}
-				if _, err := c.Write([]byte("M")); err != nil {
-					return
-				}
-			}
+			trickle(c, release, strings.Repeat("M", 1000))
 		}), "only in part"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			address := listen(t, test.serve)
 			o := Options{URL: mustParse(t, "https://"+address+"/.well-known/est"), Anchors: []*x509.Certificate{root.cert},
-				Timeout: 2 * time.Second}
+				Timeout: time.Second}
 			c := newClient(t, o)
 			began := time.Now()
 			_, err := c.CACerts(t.Context())
@@ -278,20 +289,146 @@ func TestHangingServer(t *testing.T) {
 	})
 }
 
-// awaitNoClientGoroutines waits until none of the goroutines that net/http runs for a client connection is left.
+// trickle writes text a byte at a time, slowly, until it cannot or end is closed.
+func trickle(c net.Conn, end chan struct{}, text string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for i := range len(text) {
+		select {
+		case <-end:
+			return
+		case <-tick.C:
+		}
+		if _, err := io.WriteString(c, text[i:i+1]); err != nil {
+			return
+		}
+	}
+}
+
+// awaitNoClientGoroutines waits until no goroutine is left that works for a connection of ours: of net/http's, of this
+// package's own, or inside a dial.
 func awaitNoClientGoroutines(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		buf := make([]byte, 1<<20)
 		stacks := string(buf[:runtime.Stack(buf, true)])
-		if !strings.Contains(stacks, "net/http.(*persistConn)") {
+		left := false
+		for _, of := range []string{"net/http.(*persistConn)", "net/http.(*Transport)", "est.(*Client).", "est.(*Dialer).",
+			"est.(*promptConn).", "net.(*Dialer)."} {
+			left = left || strings.Contains(stacks, of)
+		}
+		if !left {
 			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("client connections still have goroutines:\n%s", stacks)
 		}
 		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// Whatever the client waits for, its caller's word ends it, and then nothing is left: no connection, no goroutine.
+func TestCancelAtEveryStage(t *testing.T) {
+	root := newRoot(t, "root")
+	pair := root.tlsCertificate(t, serverTemplate())
+	body := certsOnlyBody(t, root.cert)
+	secured := func(then func(c *tls.Conn, request *http.Request)) func(net.Conn) {
+		return func(raw net.Conn) {
+			c := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{*pair}, ClientAuth: tls.RequestClientCert})
+			for r := bufio.NewReader(c); ; {
+				request, err := http.ReadRequest(r)
+				if err != nil {
+					return
+				}
+				io.Copy(io.Discard, request.Body)
+				then(c, request)
+			}
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		serve func(c net.Conn, n int, stage func()) // stage says that the client waits now
+	}{
+		{"for the handshake", func(_ net.Conn, _ int, stage func()) { stage() }},
+		{"inside the handshake", func(c net.Conn, _ int, stage func()) {
+			c.Read(make([]byte, 4096))
+			c.Write([]byte{22, 3, 3, 0, 100, 2})
+			stage()
+		}},
+		{"for an answer", func(c net.Conn, _ int, stage func()) {
+			secured(func(*tls.Conn, *http.Request) { stage() })(c)
+		}},
+		{"for the rest of a header", func(c net.Conn, _ int, stage func()) {
+			secured(func(c *tls.Conn, _ *http.Request) { io.WriteString(c, "HTTP/1.1 200 OK\r\nX-"); stage() })(c)
+		}},
+		{"for the rest of a body", func(c net.Conn, _ int, stage func()) {
+			secured(func(c *tls.Conn, _ *http.Request) { io.WriteString(c, ok(body)[:len(ok(body))-10]); stage() })(c)
+		}},
+		{"for the rest of an error's body", func(c net.Conn, _ int, stage func()) {
+			secured(func(c *tls.Conn, r *http.Request) {
+				if r.Method == http.MethodGet {
+					io.WriteString(c, ok(body))
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\nContent-Length: 9\r\n\r\n")
+				stage()
+			})(c)
+		}},
+		{"for the enrolment", func(c net.Conn, _ int, stage func()) {
+			secured(func(c *tls.Conn, r *http.Request) {
+				if r.Method == http.MethodGet {
+					io.WriteString(c, ok(body))
+					return
+				}
+				stage()
+			})(c)
+		}},
+		{"for the connection that the password goes over", func(c net.Conn, n int, stage func()) {
+			if n > 1 {
+				stage()
+				return
+			}
+			secured(func(c *tls.Conn, r *http.Request) { io.WriteString(c, asksForLogin) })(c)
+		}},
+		{"for why its certificate was refused", func(c net.Conn, n int, stage func()) {
+			if n > 1 {
+				stage()
+				return
+			}
+			tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*pair}, MaxVersion: tls.VersionTLS12,
+				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}).Handshake()
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var conns atomic.Int32
+			closed := make(chan struct{}, 10)
+			address := listen(t, func(c net.Conn) {
+				defer func() { closed <- struct{}{} }()
+				defer c.Close()
+				staged := false
+				stage := func() { staged = true; cancel() }
+				test.serve(c, int(conns.Add(1)), stage)
+				if staged {
+					io.Copy(io.Discard, c) // until the client closes it
+				}
+			})
+			o := Options{URL: mustParse(t, "https://"+address+"/.well-known/est"), Anchors: []*x509.Certificate{root.cert},
+				Login: login, Certificate: root.tlsCertificate(t, clientTemplate("gw-1")), Timeout: time.Hour}
+			_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+			c := newClient(t, o)
+			_, err := c.Enroll(ctx, csr, Want{})
+			if !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			c.Close()
+			awaitNoClientGoroutines(t)
+			for range conns.Load() {
+				<-closed
+			}
+		})
 	}
 }
 

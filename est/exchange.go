@@ -286,7 +286,7 @@ func (c *Client) fail(r *request, class error, a *answer, err error) *Error {
 	}
 	if a != nil {
 		e.Status = a.status
-		e.RetryAfter = parseRetryAfter(a.header.Get("Retry-After"), a.came)
+		e.RetryAfter = parseRetryAfter(a.header.Values("Retry-After"), a.came)
 	}
 	return e
 }
