@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check bench test-root clean FORCE
+.PHONY: help build demo test check bench performance test-root clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -38,6 +38,10 @@ test-root: ## tests that need root or Debian packages; installs what is missing 
 
 bench: ## the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+performance: ## the figures of docs/performance.md (needs openssl and curl)
+	$(GO) test -run '^$$' -bench Attempt -benchtime 100x ./est
+	$(GO) test -tags external -run '^$$' -bench Process -benchtime 20x ./cmd/certagent
 
 clean: ## remove what make built
 	rm -rf bin dist

@@ -11,9 +11,9 @@ import (
 
 // relay passes TCP connections on, and counts what goes by.
 type relay struct {
-	address     string
-	connections atomic.Int64
-	up, down    atomic.Int64 // bytes to the server and from it
+	address  string
+	up, down atomic.Int64 // bytes to the server and from it
+	stop     func()       // ends it once the connections that it passes on have ended; the end of the test does too
 }
 
 func newRelay(t testing.TB, target string) *relay {
@@ -30,14 +30,14 @@ func newRelay(t testing.TB, target string) *relay {
 			if err != nil {
 				return
 			}
-			r.connections.Add(1)
 			running.Go(func() { r.pass(c, target) }) // until either side closes
 		}
 	})
-	t.Cleanup(func() {
+	r.stop = func() {
 		listener.Close()
 		running.Wait()
-	})
+	}
+	t.Cleanup(r.stop)
 	return r
 }
 
