@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acknowledgeAtOnce returns c so that what it receives is acknowledged without delay. A server that writes the header of
-// an answer and its body apart, with Nagle's algorithm on, does not send the second before the first is acknowledged, and
-// Linux delays that by 40 ms on a connection that it takes for an interactive one.
+// acknowledgeAtOnce returns c so that what it receives is acknowledged without delay. A server that writes the header
+// of an answer and its body apart, with Nagle's algorithm on, does not send the second before the first is
+// acknowledged, and Linux delays that by 40 ms on a connection that it takes for an interactive one.
 func acknowledgeAtOnce(c net.Conn) net.Conn {
 	tcp, ok := c.(syscall.Conn)
 	if !ok {

@@ -32,11 +32,11 @@ var attemptCases = []attemptCase{
 }
 
 // BenchmarkAttempt is one attempt as a whole, from New to Close, on each face: what it costs in TLS connections, HTTP
-// requests, round trips (requests, and a handshake for each connection), and bytes to and from the server, TLS included;
-// and its time beside net/http, with keep-alive off and on, making the same requests and looking at nothing but their
-// status. The certification request is made once, for all, and they take turns, so that whatever else the machine does
-// falls on all alike. A server that writes header and body apart (libest) keeps net/http waiting for 40 ms where a
-// connection is kept, and for as long as the client's kernel delays what it acknowledges.
+// requests, round trips (requests, and a handshake for each connection), and bytes to and from the server, TLS
+// included; and its time beside net/http, with keep-alive off and on, making the same requests and looking at nothing
+// but their status. The certification request is made once, for all, and they take turns, so that whatever else the
+// machine does falls on all alike. A server that writes header and body apart (libest) keeps net/http waiting for 40 ms
+// where a connection is kept, and for as long as the client's kernel delays what it acknowledges.
 func BenchmarkAttempt(b *testing.B) {
 	for _, face := range []struct {
 		name    string
@@ -122,8 +122,8 @@ func (how attemptCase) byClient(b *testing.B, o est.Options, csr []byte) est.Kno
 	return c.Known()
 }
 
-// byHand makes the same requests with net/http, each over a connection of its own or all over one; but a 401 ends that, as
-// servers drop it then.
+// byHand makes the same requests with net/http, each over a connection of its own or all over one; but a 401 ends that,
+// as servers drop it then.
 func (how attemptCase) byHand(b *testing.B, o est.Options, csr []byte, keepAliveOff bool) {
 	config := &tls.Config{RootCAs: pool(o.Anchors)}
 	if o.Certificate != nil {

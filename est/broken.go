@@ -73,8 +73,8 @@ func (c *Client) unoffered(r *request, k *conn, ended error) *Error {
 		why, a.name, ended), hint)
 }
 
-// explained words the end of a connection where it was an alert of the server's: what that usually means of the certificate
-// that was offered, or of the handshake.
+// explained words the end of a connection where it was an alert of the server's: what that usually means of the
+// certificate that was offered, or of the handshake.
 func explained(ended error, offered bool) error {
 	a, ok := remoteAlert(ended)
 	if !ok {
@@ -114,8 +114,8 @@ func (c *Client) probe(ctx context.Context, r *request, ended error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = r.op
 		if e.Class == ErrUnauthorized {
-			return c.refused(r, fmt.Errorf("it ended the connection when offered the certificate %s, and without one as well (%w)",
-				ours, cause), hint)
+			return c.refused(r, fmt.Errorf("it ended the connection when offered the certificate %s, "+
+				"and without one as well (%w)", ours, cause), hint)
 		}
 		return e
 	}

@@ -26,8 +26,8 @@ import (
 	"certagent/est/esttest"
 )
 
-// terminator is a reverse proxy that ends TLS in front of an EST server: it has a certificate of a CA of its own, asks its
-// clients for one or not, and logs in to the server behind it with own, or as nobody.
+// terminator is a reverse proxy that ends TLS in front of an EST server: it has a certificate of a CA of its own, asks
+// its clients for one or not, and logs in to the server behind it with own, or as nobody.
 type terminator struct {
 	url  *url.URL
 	root *x509.Certificate
@@ -55,8 +55,9 @@ func newTerminator(t *testing.T, behind *esttest.Server, asks tls.ClientAuthType
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "reverse proxy"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -65,8 +66,8 @@ func newTerminator(t *testing.T, behind *esttest.Server, asks tls.ClientAuthType
 	if err != nil {
 		t.Fatal(err)
 	}
-	front.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, ClientAuth: asks,
-		NextProtos: []string{"http/1.1"}}
+	front.TLS = &tls.Config{ClientAuth: asks,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{"http/1.1"}}
 	front.StartTLS()
 	t.Cleanup(front.Close)
 	at, err := url.Parse(front.URL + target.Path)
@@ -142,8 +143,8 @@ func TestBehindATLSTerminatingProxy(t *testing.T) {
 	}
 }
 
-// The same server, reached past the proxy (its TLS passed through, or renew_url), takes the certificate, also with the key
-// that it has already: some CAs want that.
+// The same server, reached past the proxy (its TLS passed through, or renew_url), takes the certificate, also with the
+// key that it has already: some CAs want that.
 func TestPastTheProxy(t *testing.T) {
 	for _, face := range []esttest.Options{{}, {LikeLibest: true}} {
 		s := esttest.New(t, face)
@@ -165,9 +166,9 @@ func TestPastTheProxy(t *testing.T) {
 	}
 }
 
-// Layers, as between the levels of a plant (ISA-95, IEC 62264): the upper server knows the lower one, which logs in for its
-// devices and has them prove themselves to it. An enrolment goes through; libest's renewal does too. globalsign's compares
-// the name with that of the layer below, as RFC 7030 4.2.2 has it, and then the answer tells why.
+// Layers, as between the levels of a plant (ISA-95, IEC 62264): the upper server knows the lower one, which logs in for
+// its devices and has them prove themselves to it. An enrolment goes through; libest's renewal does too. globalsign's
+// compares the name with that of the layer below, as RFC 7030 4.2.2 has it, and then the answer tells why.
 func TestLayers(t *testing.T) {
 	for _, libest := range []bool{false, true} {
 		s := esttest.New(t, esttest.Options{LikeLibest: libest, Workers: 5})

@@ -61,8 +61,8 @@ func (d *Dialer) TLSConfig(roots *x509.CertPool, certificate *tls.Certificate) *
 	}
 }
 
-// offerable returns what to answer a server that asks for a client certificate: certificate, or an empty one where there
-// is none or, with the reason, where it is of no use here.
+// offerable returns what to answer a server that asks for a client certificate: certificate, or an empty one where
+// there is none or, with the reason, where it is of no use here.
 func offerable(request *tls.CertificateRequestInfo, certificate *tls.Certificate) (*tls.Certificate, error) {
 	if certificate == nil {
 		return &tls.Certificate{}, nil

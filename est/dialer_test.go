@@ -189,7 +189,7 @@ func TestDialerForOtherServices(t *testing.T) {
 }
 
 // TLS 1.2 is the least (RFC 8996), and of its ciphers none is without encryption or authentication.
-func TestTLSFloor(t *testing.T) {
+func TestTLSConfigFloor(t *testing.T) {
 	root := newRoot(t, "root")
 	pair := root.tlsCertificate(t, serverTemplate())
 	address := listen(t, func(c net.Conn) {

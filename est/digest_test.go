@@ -125,7 +125,8 @@ func (d digestAsker) fault(r *http.Request, body []byte, nonce string) string {
 func TestDigestOfEverySort(t *testing.T) {
 	names := []string{"estuser", "", `back\slash "and" quotes`, "Jäsøn Doe", "日本:語"}
 	n := 0
-	for _, algorithm := range []string{"", "MD5", "MD5-sess", "SHA-256", "SHA-256-sess", "SHA-512-256", "SHA-512-256-sess"} {
+	for _, algorithm := range []string{"", "MD5", "MD5-sess", "SHA-256", "SHA-256-sess", "SHA-512-256",
+		"SHA-512-256-sess"} {
 		for _, qop := range []string{"", "auth", "auth-int", "auth,auth-int"} {
 			if qop == "" && strings.HasSuffix(algorithm, "-sess") {
 				continue // a session needs a cnonce

@@ -87,8 +87,8 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	}
 }
 
-// mayLogIn reports whether the password is to answer a 401: to a server that a person named, once in an operation, and once
-// more where what the server refused is the age of its own nonce.
+// mayLogIn reports whether the password is to answer a 401: to a server that a person named, once in an operation, and
+// once more where what the server refused is the age of its own nonce.
 func (c *Client) mayLogIn(r *request, a *answer) bool {
 	switch {
 	case c.o.Login == nil || c.loginRefused || !c.named(a.over.origin):

@@ -29,8 +29,8 @@ type loginFor struct {
 	body        []byte
 }
 
-// answer returns the Authorization header that answers the challenges of a 401, and the forms in which the password stands
-// in it. The strongest Digest is preferred to Basic; what we do not know is passed over. cnonce is to be fresh.
+// answer returns the Authorization header that answers the challenges of a 401, and the forms in which the password
+// stands in it. The strongest Digest is preferred to Basic; what we do not know is passed over. cnonce is to be fresh.
 func (l Login) answer(all []challenge, m loginFor, cnonce string) (header string, secrets []string, err error) {
 	if len(all) == 0 {
 		return "", nil, errors.New("it asks for a login but not for which kind (no WWW-Authenticate header)")

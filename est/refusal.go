@@ -15,12 +15,12 @@ const (
 	hintKept = hintRefused + "; a proxy that ends TLS in front of it may also keep the certificate to itself"
 )
 
-// explainRefusal adds to the error of a 401 or 403 what was and was not shown to the server, which is most of what a person
-// needs, and what to do about it.
+// explainRefusal adds to the error of a 401 or 403 what was and was not shown to the server, which is most of what a
+// person needs, and what to do about it.
 func (c *Client) explainRefusal(e *Error, r *request, a *answer) {
 	k, asksPassword := a.over, len(a.header.Values("WWW-Authenticate")) > 0
 	if !c.named(k.origin) {
-		e.Err = fmt.Errorf("it was redirected to %s, which was shown no login", k.origin)
+		e.Err = fmt.Errorf("it was redirected to %s, which was shown no login", quote(k.origin, c.secrets, 200))
 		e.Hint = "set the URL to that server, or name its host in redirect_hosts"
 		return
 	}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// parseRetryAfter returns how long the Retry-After headers of an answer (RFC 9110 10.2.3) ask to wait from now, the longest
-// of them if there are several.
+// parseRetryAfter returns how long the Retry-After headers of an answer (RFC 9110 10.2.3) ask to wait from now, the
+// longest of them if there are several.
 func parseRetryAfter(values []string, now time.Time) time.Duration {
 	longest := time.Duration(0)
 	for _, value := range values {
@@ -18,8 +18,8 @@ func parseRetryAfter(values []string, now time.Time) time.Duration {
 	return longest
 }
 
-// retryAfter reads one: seconds, or a date in any form of RFC 9110 5.6.7. A part of a second counts as a whole one. What is
-// past, negative or neither is 0; more than a Duration holds is the longest Duration.
+// retryAfter reads one: seconds, or a date in any form of RFC 9110 5.6.7. A part of a second counts as a whole one.
+// What is past, negative or neither is 0; more than a Duration holds is the longest Duration.
 func retryAfter(value string, now time.Time) time.Duration {
 	if value != "" && strings.Trim(value, "0123456789.") == "" {
 		seconds, err := strconv.ParseFloat(value, 64)

@@ -1,6 +1,6 @@
-// bare is an enrolment over EST by net/http that does no more than the requests: it makes a key, asks for /cacerts, for a
-// certificate, and once more with the password, and writes key and answer to two files. It checks nothing. Benchmarks run
-// it beside certagent.
+// bare is an enrolment over EST by net/http that does no more than the requests: it makes a key, asks for /cacerts, for
+// a certificate, and once more with the password, and writes key and answer to two files. It checks nothing. Benchmarks
+// run it beside certagent.
 //
 //	bare URL CA-FILE USER PASSWORD NAME DIRECTORY
 package main
@@ -33,7 +33,8 @@ func main() {
 	url, caFile, user, password, name, dir := os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6]
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(must(os.ReadFile(caFile)))
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	client := &http.Client{Transport: transport}
 	do := func(method, op string, body []byte, login bool) (int, []byte) {
 		r := must(http.NewRequest(method, url+"/"+op, bytes.NewReader(body)))
 		r.Header.Set("Content-Type", "application/pkcs10")
@@ -47,7 +48,8 @@ func main() {
 	}
 
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	der := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key))
+	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}
+	der := must(x509.CreateCertificateRequest(rand.Reader, template, key))
 	var csr []byte
 	for text := []byte(base64.StdEncoding.EncodeToString(der)); len(text) > 0; {
 		n := min(64, len(text))
