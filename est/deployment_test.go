@@ -210,3 +210,35 @@ func TestLayers(t *testing.T) {
 		}
 	}
 }
+
+// A server that wants requests linked to their TLS session never finds the link behind such a proxy: its session is
+// another one. The password is good, and the hint says why it is refused all the same.
+func TestLinkBehindATLSTerminatingProxy(t *testing.T) {
+	s := esttest.New(t, esttest.Options{LikeLibest: true, ProofOfPossession: true, Workers: 5})
+	front := newTerminator(t, s, tls.NoClientCert, nil)
+	o := optionsFor(t, s)
+	o.URL, o.Anchors = front.url, []*x509.Certificate{front.root, s.Root}
+	o.Login = &est.Login{Username: esttest.DefaultUser, Password: esttest.DefaultPassword}
+	key, template := newKey(t), est.RenewalTemplate(deviceOf(t, s).Leaf)
+	csr, err := est.CreateRequest(key, template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := est.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Attributes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Enroll(t.Context(), csr, est.Want{Link: func(b est.Binding) ([]byte, error) {
+		linked := template
+		linked.Binding = &b
+		return est.CreateRequest(key, linked)
+	}})
+	e, ok := errors.AsType[*est.Error](err)
+	if !ok || e.Class != est.ErrUnauthorized || !strings.Contains(e.Hint, "if TLS ends at a proxy in front of the EST server") {
+		t.Errorf("%v, %+v", err, e)
+	}
+}
