@@ -19,15 +19,25 @@ type Issue struct {
 	// Pending is the request it answers, as SavePending or Pending gave it. For a pair that was not asked for it has a
 	// Key only.
 	Pending *Pending
-	Leaf    *x509.Certificate
-	Chain   []*x509.Certificate // intermediates, in order
-	CAs     []*x509.Certificate // what it was verified with
+	// Key is that of the certificate where the server made it (RFC 7030, section 4.4); nil means the request's.
+	Key   keys.Key
+	Leaf  *x509.Certificate
+	Chain []*x509.Certificate // intermediates, in order
+	CAs   []*x509.Certificate // what it was verified with
 	// Meta needs Issued, First, Warnings and Version; what it lacks otherwise is taken from the certificate and the
 	// request.
 	Meta Meta
 	// KeyPerm is for key.pem; without a Mode it is 0600 and the store's owner. The store's owner also stands for -1. An
 	// owner or group that cannot be given is no error: the key is 0600 then, and the generation's Meta.Warnings say so.
 	KeyPerm durable.Perm
+}
+
+// key is the private key of the certificate.
+func (i Issue) key() keys.Key {
+	if i.Key != nil {
+		return i.Key
+	}
+	return i.Pending.Key
 }
 
 // Commit makes an issued certificate the live generation: it writes a new one, verifies it by reading it back, and
@@ -53,8 +63,8 @@ func (c *Certificate) commit(i Issue) (*Generation, error) {
 		return nil, errors.New("no certificate given")
 	case i.Pending == nil || i.Pending.Key == nil:
 		return nil, errors.New("no key given")
-	case !keys.Equal(i.Pending.Key.Public(), i.Leaf.PublicKey):
-		return nil, errors.New("the certificate is for another key than the request's")
+	case !keys.Equal(i.key().Public(), i.Leaf.PublicKey):
+		return nil, errors.New("the certificate is for another key than the one to keep with it")
 	}
 	c.write.Lock()
 	defer c.write.Unlock()

@@ -180,12 +180,12 @@ func (s *Store) saveKey(dir string, i Issue, meta *Meta) error {
 	if p.GID < 0 {
 		p.GID = own.GID
 	}
-	err := s.keys.Save(dir, i.Pending.Key, p)
+	err := s.keys.Save(dir, i.key(), p)
 	if e, ok := errors.AsType[*durable.ChownError](err); ok && p != own {
 		e.Path = keys.FileName
 		meta.Warnings = append(slices.Clip(meta.Warnings),
 			e.Error()+"; it has mode 0600 and the agent's own group instead")
-		err = s.keys.Save(dir, i.Pending.Key, own)
+		err = s.keys.Save(dir, i.key(), own)
 	}
 	return err
 }

@@ -20,16 +20,19 @@ type Pending struct {
 	// ID is a random number that tells this request from all others, even from one with the same bytes: a key that
 	// signs without randomness makes the same CSR at each renewal. SavePending sets it where it is empty; a copy of a
 	// Pending that is saved again keeps it.
-	ID        string    `json:"id"`
-	Operation string    `json:"operation"` // simpleenroll, simplereenroll (RFC 7030, section 4.2)
-	Server    string    `json:"server"`    // URL
-	Request   Request   `json:"request"`
-	CSR       []byte    `json:"csr"` // DER (RFC 2986)
-	Created   time.Time `json:"created,omitzero"`
-	Identity  string    `json:"identity,omitempty"` // name of the identity that logs in
-	Reason    string    `json:"reason,omitempty"`   // why it is asked for
-	Key       keys.Key  `json:"-"`                  // pending/key.pem
-	Accepted  time.Time `json:"accepted,omitzero"`  // 202 seen (RFC 7030, section 4.2.3)
+	ID        string  `json:"id"`
+	Operation string  `json:"operation"` // simpleenroll, simplereenroll, serverkeygen (RFC 7030, section 3.2.2)
+	Server    string  `json:"server"`    // URL
+	Request   Request `json:"request"`
+	CSR       []byte  `json:"csr"` // DER (RFC 2986)
+	// Unlinked is the request that CSR was made from where CSR is linked to one TLS session (RFC 7030, section 3.5),
+	// which it is good for and no other; nil where it is not.
+	Unlinked []byte    `json:"unlinked,omitempty"`
+	Created  time.Time `json:"created,omitzero"`
+	Identity string    `json:"identity,omitempty"` // name of the identity that logs in
+	Reason   string    `json:"reason,omitempty"`   // why it is asked for
+	Key      keys.Key  `json:"-"`                  // pending/key.pem
+	Accepted time.Time `json:"accepted,omitzero"`  // 202 seen (RFC 7030, section 4.2.3)
 }
 
 const requestFile = "request.json"

@@ -27,6 +27,38 @@ type fileKey struct {
 
 func newFileKey(s crypto.Signer) *fileKey { return &fileKey{func() crypto.Signer { return s }} }
 
+// Of takes over a private key that somebody else made, an EST server for example (RFC 7030, section 4.4): one that the
+// [Files] provider can keep.
+func Of(s crypto.Signer) (Key, error) {
+	if k, ok := s.(Key); ok {
+		return k, nil
+	}
+	k := newFileKey(s)
+	if !k.Algorithm().Valid() {
+		return nil, fmt.Errorf("a key of kind %T is none that certagent keeps", s)
+	}
+	return k, nil
+}
+
+// Decrypter is a key that opens what was encrypted to it (RSA); nil where it cannot. It shows no more than the key does.
+func Decrypter(k crypto.PrivateKey) crypto.Decrypter {
+	fk, ok := k.(*fileKey)
+	if !ok {
+		return nil
+	}
+	if _, ok := fk.signer().(crypto.Decrypter); !ok {
+		return nil
+	}
+	return decrypter{fk}
+}
+
+type decrypter struct{ *fileKey }
+
+// Decrypt implements [crypto.Decrypter].
+func (d decrypter) Decrypt(r io.Reader, message []byte, o crypto.DecrypterOpts) ([]byte, error) {
+	return d.signer().(crypto.Decrypter).Decrypt(r, message, o)
+}
+
 // Public implements [crypto.Signer].
 func (k *fileKey) Public() crypto.PublicKey { return k.signer().Public() }
 
