@@ -9,6 +9,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -20,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"certagent/agent/config"
+	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
 	"certagent/store/durable"
@@ -52,6 +54,8 @@ type Options struct {
 	Host   Host                                // default: this device
 	Keys   keys.Provider                       // default: files
 	Dial   func(est.Options) (Enroller, error) // default est.New
+	// Provisional asks a server for CA certificates that are not trusted yet; default est.Provisional.
+	Provisional func(context.Context, est.Options) ([]*x509.Certificate, error)
 }
 
 // maxAttempts is how many attempts run at once: a small device has little memory, and a server little patience.
@@ -62,6 +66,8 @@ type Agent struct {
 	o     Options
 	clock *clock
 	slots slots
+	// authorities keeps the CA certificates of the servers fresh.
+	authorities *authorities
 	// rewake tells the clock task that a keeper's wake time changed.
 	rewake chan struct{}
 	// changed tells Run that a keeper published something.
@@ -77,6 +83,8 @@ type Agent struct {
 	keepers     map[string]*keeper
 	running     map[string]*runningKeeper
 	views       map[string]publishedView
+	servers     []status.Server // as authorities saw them last
+	serverWoes  []Problem       // and what was wrong with them
 }
 
 // runningKeeper ends a keeper's goroutine.
@@ -118,11 +126,15 @@ func New(o Options) (*Agent, error) {
 	if o.Dial == nil {
 		o.Dial = func(eo est.Options) (Enroller, error) { return est.New(eo) }
 	}
+	if o.Provisional == nil {
+		o.Provisional = est.Provisional
+	}
 	a := &Agent{
 		o: o, cfg: o.Config, slots: make(slots, maxAttempts),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
-		keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
+		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
 	}
+	a.authorities = newAuthorities(a)
 	a.setConfigError(o.ConfigError)
 	mark, err := o.Store.ClockMark()
 	if err != nil {
@@ -161,7 +173,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.startLocked(ctx, id)
 	}
 	a.mu.Unlock()
-	tasks.Go(func() { a.tick(ctx) }) // ends with ctx
+	tasks.Go(func() { a.tick(ctx) })            // ends with ctx
+	tasks.Go(func() { a.authorities.run(ctx) }) // ends with ctx
 	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
 		Str("version", a.o.Version).Msg("agent started")
 	line := a.Snapshot().Line()
@@ -323,6 +336,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		send(k.kick, struct{}{})
 	}
 	a.mu.Unlock()
+	a.authorities.kicked()
 	grace := time.NewTimer(stopGrace)
 	defer grace.Stop()
 	for id, r := range stopped {

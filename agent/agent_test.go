@@ -3,16 +3,10 @@ package agent
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -740,168 +734,6 @@ func TestOnce(t *testing.T) {
 	})
 }
 
-// call is one request that reached the CA.
-type call struct {
-	at       time.Time
-	id       string // of the certificate asked for
-	op       string
-	identity identityName
-	csr      []byte
-}
-
-// fakeCA signs what it is asked for, unless fail says otherwise.
-type fakeCA struct {
-	key      crypto.Signer
-	cert     *x509.Certificate
-	lifetime time.Duration
-
-	mu      sync.Mutex // guards what follows
-	refuse  func(call) error
-	serials int64
-	calls   []call
-}
-
-func newFakeCA(t *testing.T, lifetime time.Duration) *fakeCA {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca := &fakeCA{key: key, lifetime: lifetime, serials: 1}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-day), NotAfter: time.Now().Add(200 * 365 * day), KeyUsage: x509.KeyUsageCertSign,
-	}
-	ca.cert = ca.sign(t, template, key.Public())
-	return ca
-}
-
-func (ca *fakeCA) sign(t *testing.T, template *x509.Certificate, pub any) *x509.Certificate {
-	parent := ca.cert
-	if parent == nil {
-		parent = template
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, ca.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
-}
-
-func (ca *fakeCA) writeBootstrap(t *testing.T, dir string, lifetime time.Duration) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := ca.sign(t, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "bootstrap"},
-		NotBefore: time.Now(), NotAfter: time.Now().Add(lifetime),
-	}, key.Public())
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, filepath.Join(dir, "bootstrap.pem"), pemOf(cert.Raw))
-	writeFile(t, filepath.Join(dir, "bootstrap.key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-// fail has every request judged by refuse; nil lets all pass.
-func (ca *fakeCA) fail(refuse func(call) error) {
-	ca.mu.Lock()
-	defer ca.mu.Unlock()
-	ca.refuse = refuse
-}
-
-func unavailable(c call) error { return &est.Error{Op: c.op, Class: est.ErrUnavailable} }
-
-func (ca *fakeCA) seen() []call {
-	ca.mu.Lock()
-	defer ca.mu.Unlock()
-	return slices.Clone(ca.calls)
-}
-
-func (ca *fakeCA) since(t time.Time) []call {
-	return slices.DeleteFunc(ca.seen(), func(c call) bool { return c.at.Before(t) })
-}
-
-func (ca *fakeCA) dial(o est.Options) (Enroller, error) { return &fakeClient{ca, o}, nil }
-
-type fakeClient struct {
-	ca *fakeCA
-	o  est.Options
-}
-
-func (c *fakeClient) Close() {}
-
-func (c *fakeClient) Attributes(context.Context) (*est.Attributes, error) { return nil, nil }
-
-func (c *fakeClient) CACerts(context.Context) ([]*x509.Certificate, error) {
-	return []*x509.Certificate{c.ca.cert}, nil
-}
-
-func (c *fakeClient) ServerKeygen(context.Context, []byte, est.Want, crypto.Decrypter) (*est.Issued, error) {
-	return nil, errors.New("this CA makes no keys")
-}
-
-func (c *fakeClient) Known() est.Known {
-	return est.Known{CAs: []*x509.Certificate{c.ca.cert}, Fetched: time.Now()}
-}
-
-func (c *fakeClient) Enroll(_ context.Context, csr []byte, _ est.Want) (*est.Issued, error) {
-	return c.issue(opEnroll, csr)
-}
-
-func (c *fakeClient) Reenroll(_ context.Context, csr []byte, _ est.Want) (*est.Issued, error) {
-	return c.issue(opReenroll, csr)
-}
-
-func (c *fakeClient) issue(op string, csr []byte) (*est.Issued, error) {
-	request, err := x509.ParseCertificateRequest(csr)
-	if err != nil {
-		return nil, err
-	}
-	who := call{at: time.Now(), op: op, csr: csr, id: "device-id", identity: identityPassword}
-	if cn := request.Subject.CommonName; cn == "mqtt" || cn == "est-id" {
-		who.id = cn
-	}
-	if c.o.Certificate != nil {
-		switch label := c.o.Identity; {
-		case strings.HasPrefix(label, "certificate "):
-			who.identity, who.id = identitySelf, strings.TrimPrefix(label, "certificate ")
-		case strings.HasPrefix(label, "EST identity"):
-			who.identity = identityEST
-		default:
-			who.identity = identityBootstrap
-		}
-	}
-	c.ca.mu.Lock()
-	defer c.ca.mu.Unlock()
-	c.ca.calls = append(c.ca.calls, who)
-	if c.ca.refuse != nil {
-		if err := c.ca.refuse(who); err != nil {
-			return nil, err
-		}
-	}
-	c.ca.serials++
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(c.ca.serials), RawSubject: request.RawSubject,
-		NotBefore: time.Now(), NotAfter: time.Now().Add(c.ca.lifetime), ExtraExtensions: request.Extensions,
-	}, c.ca.cert, request.PublicKey, c.ca.key)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	return &est.Issued{Leaf: leaf, CAs: []*x509.Certificate{c.ca.cert}, Connections: 1}, nil
-}
-
 // syncBuffer is a log that several goroutines write.
 type syncBuffer struct {
 	mu sync.Mutex // guards b
@@ -912,6 +744,12 @@ func (s *syncBuffer) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 func pemOf(der []byte) []byte {

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"certagent/agent/config"
@@ -44,93 +45,212 @@ type order struct {
 
 // Operations, as RFC 7030 section 3.2.2 names them.
 const (
-	opEnroll   = "simpleenroll"
-	opReenroll = "simplereenroll"
+	opEnroll       = "simpleenroll"
+	opReenroll     = "simplereenroll"
+	opServerKeygen = "serverkeygen"
 )
 
-// run makes one attempt, from the choice of an identity to the commit. It logs nothing and fills in e as it learns things.
-// What it sends is durable before it is sent, so that it may be ended at any point.
+// run makes one attempt, from the choice of an identity to the commit. It logs nothing but what it learned of trust, and
+// fills in e as it learns things. What it sends is durable before it is sent, so that it may be ended at any point.
 func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, error) {
-	c := o.cert
 	want, err := a.want(o, e)
 	if err != nil {
 		return nil, err
 	}
-	anchors, err := readAnchors(c.Trust.Files)
-	if err != nil {
-		return nil, configurationFailure("anchors-unreadable", fmt.Errorf("read the trust anchors: %w", err),
-			"put the CA certificate of the EST server there (trusted_certs), readable for the agent")
-	}
-	login, loginErr := readLogin(c.Auth)
+	login, loginErr := readLogin(o.cert.Auth)
 	id, err := a.identify(o, loginErr, e)
 	if err != nil {
 		return nil, err
 	}
-	e.Identity = string(id.name)
+	op, server := a.operation(o, id, &want)
+	e.Identity, e.Operation, e.Server = string(id.name), op, server.String()
+	s, err := a.open(ctx, o, e, est.Options{
+		URL: server, Certificate: id.cert, Identity: id.label, Login: login, Fresh: fresh(o),
+		RedirectHosts: o.cert.RedirectHosts, LinkIdentity: o.cert.LinkIdentity,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	p, issued, err := s.exchange(ctx, op, id, want)
+	if err != nil {
+		return nil, err
+	}
+	return a.commit(o, e, id, want, p, issued)
+}
 
-	op, server := opEnroll, c.URL
+// operation is what to ask for, and where; it completes what is wanted for a renewal. A certificate that logs in by itself is
+// renewed, unless its name changes: RFC 7030 section 4.2.2 wants the same name then.
+func (a *Agent) operation(o order, id identity, want *desired) (string, *url.URL) {
+	op, server := opEnroll, o.cert.URL
 	if id.name == identitySelf {
-		if c.RenewURL != nil {
-			server = c.RenewURL
+		if o.cert.RenewURL != nil {
+			server = o.cert.RenewURL
 		}
-		if !driftOf(o.live.Meta.Request, want.recorded).name {
+		if !driftOf(o.live, want.recorded).name {
 			op = opReenroll
 			want.template = renewalTemplate(o.live.Leaf, want.template)
 		}
 	}
-	e.Operation, e.Server = op, server.String()
-
-	p, err := a.pend(ctx, o, store.Pending{
-		Operation: op, Server: server.String(), Request: want.recorded, Identity: string(id.name), Reason: string(o.reason),
-	}, want.template)
-	if err != nil {
-		return nil, err
+	if want.recorded.ServerKey {
+		op = opServerKeygen
+		if rsa := id.cert; rsa != nil && keys.Decrypter(rsa.PrivateKey) != nil {
+			want.template.DecryptKey = rsa.Leaf
+		}
 	}
+	return op, server
+}
 
-	stored, err := a.o.Store.Trust(server.String())
+// session is one attempt's dealings with a server: what it is known to be, and the client that may learn more.
+type session struct {
+	agent   *Agent
+	o       order
+	e       *event
+	options est.Options // as the client was made
+	by      anchoring
+	client  Enroller
+}
+
+// open finds out whom to trust and what is known, and makes the client. Close must be called on what it returns.
+func (a *Agent) open(ctx context.Context, o order, e *event, options est.Options) (*session, error) {
+	stored, err := a.o.Store.Trust(options.URL.String())
 	if err != nil {
 		// What was fetched once can be fetched again; the attempt shows whether it can.
-		e.Warnings = append(e.Warnings, fmt.Sprintf("stored CA certificates of %s: %v", server.Host, err))
+		e.Warnings = append(e.Warnings, fmt.Sprintf("stored CA certificates of %s: %v", options.URL.Host, err))
 	}
-	client, err := a.o.Dial(est.Options{
-		URL: server, Anchors: anchors, SystemRoots: c.Trust.SystemRoots, Known: est.Known{CAs: stored},
-		Certificate: id.cert, Identity: id.label, Login: login,
-		Now: a.o.Now, Timeout: c.Timeout, UserAgent: "certagent/" + a.o.Version,
-	})
+	by, err := a.anchorsFor(ctx, o.cert, options.URL, stored, e)
 	if err != nil {
-		return nil, configurationFailure("est-client", err, "")
-	}
-	defer client.Close()
-	do := client.Enroll
-	if op == opReenroll {
-		do = client.Reenroll
-	}
-	issued, err := do(ctx, p.CSR, est.Want{CA: c.CA})
-	if err != nil {
-		if errors.Is(err, est.ErrPending) && p.Accepted.IsZero() {
-			p.Accepted = a.o.Now()
-			if _, err2 := o.stored.SavePending(p.Key, *p); err2 != nil {
-				return nil, storeFailure("record the pending request", err2)
-			}
-		}
 		return nil, err
 	}
+	s := &session{agent: a, o: o, e: e, options: a.completed(options, o.cert, by, stored), by: by}
+	return s, s.dial()
+}
+
+// completed are the options of a client for c, trusting by what is given.
+func (a *Agent) completed(options est.Options, c *config.Certificate, by anchoring, stored store.Trust) est.Options {
+	options.Anchors, options.SystemRoots = by.anchors, by.systemRoots
+	options.Known = knownOf(stored, by, a.o.Now())
+	options.Now, options.Timeout, options.UserAgent = a.o.Now, c.Timeout, a.userAgent()
+	return options
+}
+
+func (a *Agent) userAgent() string { return "certagent/" + a.o.Version }
+
+func (s *session) dial() error {
+	client, err := s.agent.o.Dial(s.options)
+	if err != nil {
+		return configurationFailure("est-client", err, "")
+	}
+	s.client = client
+	return nil
+}
+
+// close ends the session. What was learned is stored even where the attempt failed: a CA that is about to change its
+// key says so to everybody whom it tells its certificates.
+func (s *session) close() {
+	s.client.Close()
+	if err := s.agent.saveLearned(s.options.URL.String(), s.options.Known, s.client.Known(), s.by); err != nil {
+		// The next attempt fetches it again.
+		s.e.Warnings = append(s.e.Warnings, fmt.Sprintf("store what was learned of the server: %v", err))
+	}
+}
+
+// maxIdle is for how long a connection is left alone before it is not trusted to be there still. libest gives up after ten
+// seconds, and holds one of its five workers until then.
+const maxIdle = 5 * time.Second
+
+// exchange asks what the server wants to see, makes the request durable, and sends it.
+func (s *session) exchange(ctx context.Context, op string, id identity, want desired) (*store.Pending, *est.Issued, error) {
+	asked, err := s.attributes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	before := s.agent.o.Now()
+	template, unmet := asked.known.Apply(want.template)
+	s.e.Warnings = append(s.e.Warnings, unmet...)
+	want.template = template
+	p, err := s.agent.pend(ctx, s.o, s.e, store.Pending{
+		Operation: op, Server: s.options.URL.String(), Request: want.recorded, Identity: string(id.name), Reason: string(s.o.reason),
+	}, want.template, asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.agent.o.Now().Sub(before) > maxIdle { // a key took its time
+		before := s.options.Known
+		s.client.Close()
+		s.options.Known = s.client.Known()
+		err := s.dial()
+		s.options.Known = before
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	issued, err := s.send(ctx, op, id, p, want.template)
+	if errors.Is(err, est.ErrPending) && p.Accepted.IsZero() {
+		p.Accepted = s.agent.o.Now()
+		if _, err := s.o.stored.SavePending(p.Key, *p); err != nil {
+			return nil, nil, storeFailure("record the pending request", err)
+		}
+	}
+	return p, issued, err
+}
+
+// send sends the pending request. Where it is to be linked to the connection, it is signed anew for each, and is
+// durable before it is sent; p is kept up to date.
+func (s *session) send(ctx context.Context, op string, id identity, p *store.Pending, t est.Template) (*est.Issued, error) {
+	csr := p.CSR
+	want := est.Want{CA: s.o.cert.CA, Link: func(b est.Binding) ([]byte, error) {
+		t.Binding = &b
+		linked, err := est.CreateRequest(p.Key, t)
+		if err != nil {
+			return nil, fmt.Errorf("make the certificate request: %w", err)
+		}
+		p.CSR, p.Unlinked = linked, csr
+		if _, err := s.o.stored.SavePending(p.Key, *p); err != nil {
+			return nil, storeFailure("store the request before sending it", err)
+		}
+		return linked, nil
+	}}
+	switch op {
+	case opReenroll:
+		return s.client.Reenroll(ctx, csr, want)
+	case opServerKeygen:
+		var unwrap crypto.Decrypter
+		if t.DecryptKey != nil {
+			unwrap = keys.Decrypter(id.cert.PrivateKey)
+		}
+		return s.client.ServerKeygen(ctx, csr, want, unwrap)
+	}
+	return s.client.Enroll(ctx, csr, want)
+}
+
+// commit makes what was issued the live generation.
+func (a *Agent) commit(
+	o order, e *event, id identity, want desired, p *store.Pending, issued *est.Issued,
+) (*store.Generation, error) {
 	a.clock.issued(issued.Leaf.NotBefore)
 	e.PasswordSent, e.Connections = issued.PasswordSent, issued.Connections
 	e.Warnings = append(e.Warnings, issued.Warnings...)
-
-	perm, problem := keyPerm(c)
+	perm, problem := keyPerm(o.cert)
 	if problem != nil {
 		e.Problems = append(e.Problems, *problem)
 	}
-	g, err := o.stored.Commit(store.Issue{
+	issue := store.Issue{
 		Pending: p, Leaf: issued.Leaf, Chain: issued.Chain, CAs: issued.CAs, KeyPerm: perm,
 		Meta: store.Meta{
-			Issued: a.o.Now(), Operation: op, Identity: string(id.name), Server: server.String(), Reason: string(o.reason),
+			Issued: a.o.Now(), Operation: p.Operation, Identity: string(id.name), Server: p.Server, Reason: string(o.reason),
 			First:   o.live == nil || id.name == identityBootstrap || id.name == identityPassword || id.name == identityNone,
 			Request: &want.recorded, MachineID: a.o.Host.MachineID, Warnings: issued.Warnings, Version: a.o.Version,
 		},
-	})
+	}
+	if p.Operation == opServerKeygen {
+		key, err := serverKey(issued)
+		if err != nil {
+			return nil, err
+		}
+		issue.Key = key
+	}
+	g, err := o.stored.Commit(issue)
 	if err != nil {
 		// The last step of a commit may fail after the one that counts: what is live decides.
 		live, err2 := o.stored.Live()
@@ -140,13 +260,29 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		e.Warnings = append(e.Warnings, fmt.Sprintf("the certificate is live, but: %v", err))
 		g = live
 	}
-	if known := client.Known(); !known.Fetched.IsZero() {
-		if err := a.o.Store.SaveTrust(server.String(), known.CAs); err != nil {
-			// The certificate is committed; the next attempt fetches them again.
-			e.Warnings = append(e.Warnings, fmt.Sprintf("store CA certificates: %v", err))
-		}
-	}
 	return g, nil
+}
+
+// serverKey is the key that the server made.
+func serverKey(issued *est.Issued) (keys.Key, error) {
+	if issued.Key == nil {
+		return nil, serverKeyFailure(errors.New("there is none in its answer"))
+	}
+	key, err := keys.Of(issued.Key)
+	if err != nil {
+		return nil, serverKeyFailure(err)
+	}
+	return key, nil
+}
+
+func serverKeyFailure(err error) error {
+	return &failure{
+		class: "key",
+		problem: Problem{
+			Code: "server-key", Hint: "have the server make a key of the kind that key = … says, or leave out server_key",
+		},
+		err: fmt.Errorf("take the key that the server made: %w", err),
+	}
 }
 
 // want is what to ask for, and notes in e whether that is a change of what there is.
@@ -164,7 +300,7 @@ func (a *Agent) want(o order, e *event) (desired, error) {
 	case o.live == nil:
 		return want, nil
 	}
-	if e.changes = driftOf(o.live.Meta.Request, want.recorded).any(); e.changes && o.asBefore {
+	if e.changes = driftOf(o.live, want.recorded).any(); e.changes && o.asBefore {
 		e.changes = false
 		return asBefore(o.cert, o.live), nil
 	}
@@ -177,199 +313,4 @@ func renewalTemplate(leaf *x509.Certificate, configured est.Template) est.Templa
 	t := est.RenewalTemplate(leaf)
 	t.Usages, t.CA = configured.Usages, configured.CA
 	return t
-}
-
-// identify reads the credentials, in the order of the design, and chooses one. Everything is read at each attempt: a
-// credential that a person repairs works at the next try.
-func (a *Agent) identify(o order, loginErr error, e *event) (identity, error) {
-	order := a.identities(o, loginErr)
-	for _, i := range order {
-		if i.problem != nil {
-			e.Problems = append(e.Problems, *i.problem)
-		}
-	}
-	id, ok := chooseIdentity(order, o.refusals)
-	if !ok {
-		return identity{}, noIdentity(order)
-	}
-	return id, nil
-}
-
-// identities lists what may log in for o, in order, with what keeps each from being used.
-func (a *Agent) identities(o order, loginErr error) []identity {
-	now := a.o.Now()
-	c := o.cert
-	var order []identity
-	self := identity{name: identitySelf, label: "certificate " + c.ID}
-	switch {
-	case o.live == nil:
-		self.why = "there is none"
-	case c.Role == config.RoleEdgeCA || c.CA:
-		self.why = "is a CA certificate, which is no login"
-	default:
-		cert := o.live.TLS()
-		self.cert, self.why = &cert, checkLeaf(&cert, now)
-	}
-	var byEST []identity
-	if c.ESTIdentity != "" && c.ESTIdentity != c.ID {
-		i := identity{name: identityEST, label: "EST identity " + c.ESTIdentity, why: o.estWhy}
-		if o.estLogin != nil {
-			cert := o.estLogin.TLS()
-			i.cert, i.why = &cert, checkLeaf(&cert, now)
-		}
-		byEST = append(byEST, i)
-	}
-	if c.Auth.Identity != nil && c.Role != config.RoleESTIdentity {
-		byEST = append(byEST, fromFiles(identityEST, "EST identity", "est-identity", *c.Auth.Identity, now))
-	}
-	forServers := self.usable() && !forClients(self.cert.Leaf)
-	switch {
-	case forServers:
-		order = byEST
-	case c.RenewWith == "est":
-		order = append(byEST, self)
-	default:
-		order = append([]identity{self}, byEST...)
-	}
-	if c.Auth.Bootstrap != nil {
-		order = append(order, fromFiles(identityBootstrap, "bootstrap certificate", "bootstrap", *c.Auth.Bootstrap, now))
-	}
-	switch {
-	case c.Auth.HasPassword:
-		order = append(order, passwordIdentity(c.Auth.Username, loginErr))
-	case c.Auth.Bootstrap == nil && c.Auth.Identity == nil && c.ESTIdentity == "":
-		order = append(order, identity{name: identityNone, label: "nobody"})
-	}
-	if forServers {
-		order = append(order, self) // a server may yet take it, but most refuse: it comes last
-	}
-	return order
-}
-
-// passwordIdentity is the login by password alone; err is why the password cannot be read. A password that a person took
-// away after it had served is no trouble as long as a certificate logs in.
-func passwordIdentity(user string, err error) identity {
-	i := identity{name: identityPassword, label: fmt.Sprintf("user %q", user)}
-	if err != nil {
-		i.why = fmt.Sprintf("the password cannot be read: %v", err)
-		i.problem = &Problem{
-			Code: "credential-unreadable", Text: fmt.Sprintf("read the EST password: %v", err), Notice: true,
-			Hint: "put the password there (password_file), readable for the agent and for nobody else, unless it has served its time",
-		}
-	}
-	return i
-}
-
-// fromFiles reads an identity that a person provides.
-func fromFiles(name identityName, label, code string, files config.KeyPair, now time.Time) identity {
-	i := identity{name: name, label: label + " " + files.Cert}
-	cert, err := readKeyPair(files)
-	if err != nil {
-		i.why = err.Error()
-		i.problem = &Problem{
-			Code: code + "-unreadable", Text: fmt.Sprintf("the %s cannot be used: %v", label, err),
-			Hint: "put certificate and matching key there, readable for the agent",
-		}
-		return i
-	}
-	i.cert = cert
-	if i.why = checkLeaf(cert, now); i.why != "" {
-		state := "-expired"
-		if now.Before(cert.Leaf.NotBefore) {
-			state = "-not-yet-valid"
-		}
-		i.problem = &Problem{
-			Code: code + state, Text: fmt.Sprintf("the %s %s", i.label, i.why),
-			Hint: "the device cannot come back by itself once its certificates have expired: provide a new " + label,
-		}
-	}
-	return i
-}
-
-// noIdentity says why nothing can log in, naming each identity and what is wrong with it.
-func noIdentity(order []identity) error {
-	var err error
-	for _, i := range order {
-		err = errors.Join(err, fmt.Errorf("%s: %s", i.label, i.why))
-	}
-	return &failure{
-		class:   "no-identity",
-		problem: Problem{Code: "no-identity", Hint: "provide a bootstrap credential that works: [cert_issuance.est.auth]"},
-		err:     fmt.Errorf("nothing can log in to EST: %w", err),
-	}
-}
-
-// pend makes the request durable before anything is sent: an unchanged one is repeated byte for byte, one for another
-// operation or name is signed anew with the same key.
-func (a *Agent) pend(ctx context.Context, o order, p store.Pending, t est.Template) (*store.Pending, error) {
-	old, err := o.stored.Pending()
-	if err != nil && o.lastClass != classStore {
-		// A disk may recover. One bad sector must not stop this certificate for ever: the second time it counts as none, and
-		// is replaced.
-		return nil, storeFailure("read the pending request", err)
-	}
-	if old != nil && string(old.Key.Algorithm()) != p.Request.Key {
-		old = nil // another kind of key is asked for
-	}
-	key, err := a.key(ctx, o, p.Request.Key, old)
-	if err != nil {
-		return nil, err
-	}
-	same := old != nil && keys.Equal(old.Key.Public(), key.Public())
-	if same && old.Operation == p.Operation && old.Server == p.Server && sameRequest(old.Request, p.Request) &&
-		(p.Operation != opReenroll || renews(old.CSR, o.live.Leaf)) {
-		return old, nil
-	}
-	p.CSR, err = est.CreateRequest(key, t)
-	if err != nil {
-		return nil, configurationFailure("request", fmt.Errorf("make the certificate request: %w", err), "")
-	}
-	p.Created = a.o.Now()
-	saved, err := o.stored.SavePending(key, p)
-	if err != nil {
-		return nil, storeFailure("store the request before sending it", err)
-	}
-	return saved, nil
-}
-
-// key picks the private key of the next certificate: the live one where rotate_key is false, whichever identity logs in;
-// else the one already pending; else a new one.
-func (a *Agent) key(ctx context.Context, o order, kind string, old *store.Pending) (keys.Key, error) {
-	if old != nil && !old.Accepted.IsZero() {
-		return old.Key, nil // the server knows this request and may approve it yet
-	}
-	if !o.cert.RotateKey && o.live != nil && string(o.live.Key.Algorithm()) == kind {
-		return o.live.Key, nil
-	}
-	if old != nil && (o.live == nil || !keys.Equal(old.Key.Public(), o.live.Key.Public())) {
-		return old.Key, nil
-	}
-	return a.generate(ctx, keys.Algorithm(kind))
-}
-
-// generate makes a key. RSA on an old device takes minutes and cannot be interrupted, so that it is left behind when ctx
-// ends: it touches nothing but the processor, and ends by itself.
-func (a *Agent) generate(ctx context.Context, kind keys.Algorithm) (keys.Key, error) {
-	type made struct {
-		key keys.Key
-		err error
-	}
-	done := make(chan made, 1)
-	go func() {
-		k, err := a.o.Keys.Generate(kind)
-		done <- made{k, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case m := <-done:
-		if m.err != nil {
-			return nil, &failure{
-				class:   "key",
-				problem: Problem{Code: "key-generation", Hint: "choose another kind of key (key = …)"},
-				err:     fmt.Errorf("generate a key (%s): %w", kind, m.err),
-			}
-		}
-		return m.key, nil
-	}
 }

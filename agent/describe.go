@@ -138,7 +138,9 @@ func (a *Agent) Snapshot() status.Snapshot {
 	s := status.Snapshot{
 		Schema: status.Schema, Time: a.o.Now(), Version: a.o.Version, Config: a.cfg.File, StateDir: a.o.Store.Dir(), Running: true,
 		Problems: agentProblems(why, a.configErr, a.configSince), Certificates: []status.Certificate{},
+		Servers: slices.Clone(a.servers),
 	}
+	s.Problems = append(s.Problems, a.serverWoes...)
 	for _, v := range a.views {
 		v.view.now = s.Time
 		s.Certificates = append(s.Certificates, describe(v.view))
@@ -204,7 +206,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 	credible, why := rule.Judge(o.Now)
 	s := status.Snapshot{
 		Schema: status.Schema, Time: o.Now, Version: o.Version, StateDir: o.Store.Dir(), Running: o.Running,
-		Problems: agentProblems(why, o.ConfigError, time.Time{}), Certificates: []status.Certificate{},
+		Problems: agentProblems(why, o.ConfigError, time.Time{}), Certificates: []status.Certificate{}, Servers: []status.Server{},
 	}
 	stored, err := o.Store.IDs()
 	if err != nil {
@@ -217,6 +219,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			configured[o.Config.Certificates[i].ID] = &o.Config.Certificates[i]
 		}
 	}
+	lives := map[string]*store.Generation{}
 	ids := slices.Clone(stored)
 	for id := range configured {
 		if !slices.Contains(ids, id) {
@@ -236,6 +239,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			v.problems = append(v.problems, storeProblem(err))
 		}
 		v.live, v.liveErr = c.Live()
+		lives[id] = v.live
 		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry}
 		if v.cfg != nil {
 			q.policy = v.cfg.Policy
@@ -245,7 +249,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			q.leaf, q.issued = &leaf, v.live.Meta.Issued
 			if v.cfg != nil {
 				if want, err := desire(v.cfg, o.Host); err == nil {
-					q.drift = driftOf(v.live.Meta.Request, want.recorded)
+					q.drift = driftOf(v.live, want.recorded)
 				}
 			}
 		}
@@ -261,5 +265,11 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		s.Certificates = append(s.Certificates, cert)
 	}
 	sortCertificates(s.Certificates)
+	if o.Config != nil {
+		servers := serversOf(o.Config.Certificates, func(id string) *store.Generation { return lives[id] })
+		var problems []Problem
+		s.Servers, problems = describeServers(viewServers(servers, o.Store, o.Host, o.Now, o.Now), o.Now)
+		s.Problems = append(s.Problems, problems...)
+	}
 	return s, nil
 }

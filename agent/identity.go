@@ -3,9 +3,12 @@ package agent
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"certagent/agent/config"
 )
 
 // identityName is a kind of login, as it stands in logs, in retry.json and in status.
@@ -74,4 +77,124 @@ func checkLeaf(cert *tls.Certificate, now time.Time) string {
 func forClients(leaf *x509.Certificate) bool {
 	return len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0 ||
 		slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny)
+}
+
+// identify reads the credentials, in the order of the design, and chooses one. Everything is read at each attempt: a
+// credential that a person repairs works at the next try.
+func (a *Agent) identify(o order, loginErr error, e *event) (identity, error) {
+	order := a.identities(o, loginErr)
+	for _, i := range order {
+		if i.problem != nil {
+			e.Problems = append(e.Problems, *i.problem)
+		}
+	}
+	id, ok := chooseIdentity(order, o.refusals)
+	if !ok {
+		return identity{}, noIdentity(order)
+	}
+	return id, nil
+}
+
+// identities lists what may log in for o, in order, with what keeps each from being used.
+func (a *Agent) identities(o order, loginErr error) []identity {
+	now := a.o.Now()
+	c := o.cert
+	var order []identity
+	self := identity{name: identitySelf, label: "certificate " + c.ID}
+	switch {
+	case o.live == nil:
+		self.why = "there is none"
+	case c.Role == config.RoleEdgeCA || c.CA:
+		self.why = "is a CA certificate, which is no login"
+	default:
+		cert := o.live.TLS()
+		self.cert, self.why = &cert, checkLeaf(&cert, now)
+	}
+	var byEST []identity
+	if c.ESTIdentity != "" && c.ESTIdentity != c.ID {
+		i := identity{name: identityEST, label: "EST identity " + c.ESTIdentity, why: o.estWhy}
+		if o.estLogin != nil {
+			cert := o.estLogin.TLS()
+			i.cert, i.why = &cert, checkLeaf(&cert, now)
+		}
+		byEST = append(byEST, i)
+	}
+	if c.Auth.Identity != nil && c.Role != config.RoleESTIdentity {
+		byEST = append(byEST, fromFiles(identityEST, "EST identity", "est-identity", *c.Auth.Identity, now))
+	}
+	forServers := self.usable() && !forClients(self.cert.Leaf)
+	switch {
+	case forServers:
+		order = byEST
+	case c.RenewWith == "est":
+		order = append(byEST, self)
+	default:
+		order = append([]identity{self}, byEST...)
+	}
+	if c.Auth.Bootstrap != nil {
+		order = append(order, fromFiles(identityBootstrap, "bootstrap certificate", "bootstrap", *c.Auth.Bootstrap, now))
+	}
+	switch {
+	case c.Auth.HasPassword:
+		order = append(order, passwordIdentity(c.Auth.Username, loginErr))
+	case c.Auth.Bootstrap == nil && c.Auth.Identity == nil && c.ESTIdentity == "":
+		order = append(order, identity{name: identityNone, label: "nobody"})
+	}
+	if forServers {
+		order = append(order, self) // a server may yet take it, but most refuse: it comes last
+	}
+	return order
+}
+
+// passwordIdentity is the login by password alone; err is why the password cannot be read. A password that a person took
+// away after it had served is no trouble as long as a certificate logs in.
+func passwordIdentity(user string, err error) identity {
+	i := identity{name: identityPassword, label: fmt.Sprintf("user %q", user)}
+	if err != nil {
+		i.why = fmt.Sprintf("the password cannot be read: %v", err)
+		i.problem = &Problem{
+			Code: "credential-unreadable", Text: fmt.Sprintf("read the EST password: %v", err), Notice: true,
+			Hint: "put the password there (password_file), readable for the agent and for nobody else, unless it has served its time",
+		}
+	}
+	return i
+}
+
+// fromFiles reads an identity that a person provides.
+func fromFiles(name identityName, label, code string, files config.KeyPair, now time.Time) identity {
+	i := identity{name: name, label: label + " " + files.Cert}
+	cert, err := readKeyPair(files)
+	if err != nil {
+		i.why = err.Error()
+		i.problem = &Problem{
+			Code: code + "-unreadable", Text: fmt.Sprintf("the %s cannot be used: %v", label, err),
+			Hint: "put certificate and matching key there, readable for the agent",
+		}
+		return i
+	}
+	i.cert = cert
+	if i.why = checkLeaf(cert, now); i.why != "" {
+		state := "-expired"
+		if now.Before(cert.Leaf.NotBefore) {
+			state = "-not-yet-valid"
+		}
+		i.problem = &Problem{
+			Code: code + state, Text: fmt.Sprintf("the %s %s", i.label, i.why),
+			Hint: "the device cannot come back by itself once its certificates have expired: provide a new " + label,
+		}
+	}
+	return i
+}
+
+// noIdentity says why nothing can log in, naming each identity and what is wrong with it.
+func noIdentity(order []identity) error {
+	var err error
+	for _, i := range order {
+		err = errors.Join(err, fmt.Errorf("%s: %s", i.label, i.why))
+	}
+	return &failure{
+		class:   "no-identity",
+		problem: Problem{Code: "no-identity", Hint: "provide a bootstrap credential that works: [cert_issuance.est.auth]"},
+		err:     fmt.Errorf("nothing can log in to EST: %w", err),
+	}
 }

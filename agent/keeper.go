@@ -22,14 +22,11 @@ type keeper struct {
 	stored *store.Certificate
 
 	// Mailboxes of one letter each: a sender never waits, and letters that say the same are one.
-	kick      chan struct{}
+	post
 	force     chan struct{}
 	configure chan configuration
-	ping      chan chan<- struct{} // the watchdog's; answered by closing
 	results   chan result
 
-	// wake is when the clock task is to kick this keeper, in Unix milliseconds; 0 means no time but only an event.
-	wake atomic.Int64
 	// read is the fingerprint of the files as last read, for the clock task to compare.
 	read atomic.Pointer[string]
 
@@ -58,8 +55,8 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 	}
 	k := &keeper{
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
-		kick: make(chan struct{}, 1), force: make(chan struct{}, 1), configure: make(chan configuration, 1),
-		ping: make(chan chan<- struct{}, 1), results: make(chan result, 1),
+		post:  newPost("certificate " + c.ID),
+		force: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
 		// One bad directory is one certificate's problem: the first look finds it again, and says so.
@@ -80,14 +77,6 @@ func (k *keeper) noticeCommit() {
 	m := k.live.Meta
 	k.retry = store.Retry{
 		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
-	}
-}
-
-// send puts a letter into a mailbox unless one is there already.
-func send[T any](box chan T, letter T) {
-	select {
-	case box <- letter:
-	default:
 	}
 }
 
@@ -114,21 +103,6 @@ func (k *keeper) loop(ctx context.Context) {
 			continue
 		}
 		k.look(ctx)
-	}
-}
-
-// rest waits for d, or for the end of ctx, and goes on answering the watchdog: one crashed keeper is no reason to restart
-// the daemon.
-func (k *keeper) rest(ctx context.Context, d time.Duration) {
-	for over := time.After(d); ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-over:
-			return
-		case pong := <-k.ping:
-			close(pong)
-		}
 	}
 }
 
@@ -319,7 +293,8 @@ func (k *keeper) checkPending() {
 	if err != nil {
 		return // nothing is known of it
 	}
-	if p == nil || p.Accepted.IsZero() || p.Request.Key != k.cfg.Key || p.Request.URL != k.cfg.URL.String() {
+	if p == nil || p.Accepted.IsZero() || p.Request.URL != k.cfg.URL.String() ||
+		k.cfg.Key != "" && string(p.Key.Algorithm()) != k.cfg.Key || p.Request.ServerKey != k.cfg.ServerKey {
 		k.retry.PendingUntil = time.Time{}
 	}
 }
@@ -330,7 +305,7 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 	if err != nil {
 		return // a name that cannot be read now is no change of the name
 	}
-	q.drift = driftOf(k.live.Meta.Request, want.recorded)
+	q.drift = driftOf(k.live, want.recorded)
 	if !q.drift.any() {
 		if k.retry.Drift.Failures > 0 && k.retry.Failures == 0 {
 			k.retry.Problems = nil // they were about a change that nobody asks for any more
@@ -425,11 +400,10 @@ func (k *keeper) schedule(at time.Time) {
 			at = soon
 		}
 	}
-	next := int64(0)
-	if !at.IsZero() && !k.running {
-		next = at.Add(time.Millisecond - 1).UnixMilli() // not nanoseconds: they end in the year 2262
+	if k.running {
+		at = time.Time{}
 	}
-	k.wake.Store(next)
+	k.wakeAt(at)
 	send(k.agent.rewake, struct{}{})
 }
 

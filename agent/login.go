@@ -12,7 +12,8 @@ import (
 	"certagent/store"
 )
 
-// login is a fingerprint of what a back-off belongs to: where the certificate comes from, who logs in, whom is trusted.
+// login is a fingerprint of what a back-off belongs to: where the certificate comes from, who logs in, who is trusted, and how
+// far a server is followed.
 // When it changes, somebody repaired something and waiting longer would be wrong. It holds no secret and nothing that a
 // secret could be guessed from: a password written into the configuration counts by the files' times.
 //
@@ -20,6 +21,7 @@ import (
 func (a *Agent) login(c *config.Certificate, stamp string) string {
 	h := sha256.New()
 	fmt.Fprintln(h, c.URL, c.RenewURL, c.RenewWith, c.ESTIdentity, c.Auth.HasPassword, c.Auth.Username, c.Trust.SystemRoots)
+	fmt.Fprintln(h, c.Trust.Fingerprint, c.RedirectHosts, c.LinkIdentity, c.Attributes)
 	files := append([]string{c.Auth.PasswordFile}, c.Trust.Files...)
 	for _, pair := range []*config.KeyPair{c.Auth.Identity, c.Auth.Bootstrap} {
 		if pair != nil {

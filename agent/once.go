@@ -12,7 +12,7 @@ import (
 
 // Once does everything that is due and returns: EST identities first, then the others side by side. It tries at once, over
 // a back-off that an earlier run left, but not over what a server asked for (Retry-After, 202). The error names each
-// certificate that was due and was not issued.
+// certificate that was due and was not issued. CA certificates that are old are fetched last; that this fails stands in status.
 func (a *Agent) Once(ctx context.Context) error {
 	a.clock.synchronised()
 	var failed error
@@ -36,6 +36,7 @@ func (a *Agent) Once(ctx context.Context) error {
 		}
 	}
 	rest.Wait()
+	a.authorities.once(ctx)
 	return failed
 }
 

@@ -16,6 +16,7 @@ import (
 	"certagent/est"
 	"certagent/renew"
 	"certagent/store"
+	"certagent/store/keys"
 )
 
 // Host is what a request may take from the device it runs on.
@@ -57,7 +58,8 @@ func desire(c *config.Certificate, host Host) (desired, error) {
 	}
 	r := store.Request{
 		Subject: subject.String(), SubjectDER: der,
-		SANs: []string{}, Usages: slices.Sorted(slices.Values(c.Usages)), CA: c.CA, Key: c.Key, URL: c.URL.String(),
+		SANs: []string{}, Usages: slices.Sorted(slices.Values(c.Usages)), CA: c.CA, Key: c.Key, ServerKey: c.ServerKey,
+		URL: c.URL.String(),
 	}
 	for _, n := range c.SANs.DNS {
 		r.SANs = append(r.SANs, "dns:"+n)
@@ -93,6 +95,7 @@ func usagesOf(names []string) []x509.ExtKeyUsage {
 // are those of the certificate being renewed, byte for byte.
 func asBefore(c *config.Certificate, live *store.Generation) desired {
 	d := desired{template: est.RenewalTemplate(live.Leaf)}
+	d.recorded.ServerKey = c.ServerKey
 	if was := live.Meta.Request; was != nil {
 		d.recorded = *was
 		d.template.CA = was.CA
@@ -155,13 +158,25 @@ func commonName(c *config.Certificate, host Host) (string, error) {
 // from what the CA issued: a CA may alter a request for reasons of its own.
 type drift struct {
 	name bool // subject or SAN
-	key  bool // key type, usage, or CA
+	key  bool // key type, who makes it, usage, or CA
 }
 
 func (d drift) any() bool { return d.name || d.key }
 
-// driftOf compares field by field. A field that an older version did not record is no drift.
-func driftOf(was *store.Request, is store.Request) drift {
+// driftOf compares what the live generation was issued for with what is wanted now. A key whose kind was left to the server
+// drifts when the configuration asks for another kind than it is.
+func driftOf(live *store.Generation, is store.Request) drift {
+	was := live.Meta.Request
+	d := requestDrift(was, is)
+	if was != nil && was.Key == "" && is.Key != "" && is.Key != string(keys.AlgorithmOf(live.Leaf.PublicKey)) {
+		d.key = true
+	}
+	return d
+}
+
+// requestDrift compares field by field. A field that an older version did not record is no drift, nor is a key that is
+// left to the server.
+func requestDrift(was *store.Request, is store.Request) drift {
 	var d drift
 	if was == nil {
 		return d
@@ -175,24 +190,13 @@ func driftOf(was *store.Request, is store.Request) drift {
 	if was.Usages != nil && !slices.Equal(was.Usages, is.Usages) {
 		d.key = true
 	}
-	if was.Key != "" && was.Key != is.Key {
+	if was.Key != "" && is.Key != "" && was.Key != is.Key {
 		d.key = true
 	}
-	if was.CA != is.CA {
+	if was.CA != is.CA || was.ServerKey != is.ServerKey {
 		d.key = true
 	}
 	return d
-}
-
-func sameRequest(a, b store.Request) bool {
-	d := driftOf(&a, b)
-	return !d.name && !d.key
-}
-
-// renews tells whether a stored request still asks for the name of the certificate that is to be renewed.
-func renews(csr []byte, leaf *x509.Certificate) bool {
-	r, err := x509.ParseCertificateRequest(csr)
-	return err == nil && bytes.Equal(r.RawSubject, leaf.RawSubject)
 }
 
 // maxReloadSpread bounds how long a change of the configuration waits for its turn.

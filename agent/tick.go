@@ -13,8 +13,9 @@ const maxSleep = time.Minute
 // suspend that the monotonic clock slept through.
 const clockStep = 5 * time.Second
 
-// tick is the one clock task for all keepers: it wakes at the next due time, at the latest after a minute, looks at the
-// wall clock, kicks the keepers whose time has come or whose files changed, and feeds the watchdog. It ends with ctx.
+// tick is the one clock task for all keepers and the authorities: it wakes at the next due time, at the latest after a
+// minute, looks at the wall clock, kicks those whose time has come or whose files changed, and feeds the watchdog. It ends
+// with ctx.
 func (a *Agent) tick(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -49,8 +50,8 @@ func (a *Agent) tick(ctx context.Context) {
 		if a.o.Watchdog > 0 {
 			sleep = min(sleep, a.o.Watchdog/3)
 		}
-		for _, k := range a.allKeepers() {
-			wake := k.wake.Load()
+		for _, p := range a.posts() {
+			wake := p.wake.Load()
 			if wake == 0 {
 				continue
 			}
@@ -60,8 +61,8 @@ func (a *Agent) tick(ctx context.Context) {
 				continue
 			}
 			// It sets the next time when it has looked.
-			if k.wake.CompareAndSwap(wake, 0) {
-				send(k.kick, struct{}{})
+			if p.wake.CompareAndSwap(wake, 0) {
+				send(p.kick, struct{}{})
 			}
 		}
 		timer.Reset(sleep)
@@ -78,9 +79,18 @@ func (a *Agent) allKeepers() []*keeper {
 	return all
 }
 
-func (a *Agent) kickAll() {
+// posts are those of everybody whom the clock task serves.
+func (a *Agent) posts() []post {
+	all := []post{a.authorities.post}
 	for _, k := range a.allKeepers() {
-		send(k.kick, struct{}{})
+		all = append(all, k.post)
+	}
+	return all
+}
+
+func (a *Agent) kickAll() {
+	for _, p := range a.posts() {
+		send(p.kick, struct{}{})
 	}
 }
 
@@ -107,19 +117,19 @@ func (a *Agent) keepLastGood() {
 	}
 }
 
-// answerWithin is how long a keeper may take to answer the watchdog. It never blocks, so that this is generous.
+// answerWithin is how long one may take to answer the watchdog. None ever blocks, so that this is generous.
 const answerWithin = 10 * time.Second
 
-// answered asks every keeper for a sign of life.
+// answered asks everybody for a sign of life.
 func (a *Agent) answered(ctx context.Context) bool {
 	timeout := time.NewTimer(answerWithin)
 	defer timeout.Stop()
-	for _, k := range a.allKeepers() {
+	for _, p := range a.posts() {
 		pong := make(chan struct{})
 		select {
-		case k.ping <- pong:
+		case p.ping <- pong:
 		default:
-			a.o.Log.Error().Str("certificate", k.id).Msg("keeper has not read the watchdog's last question")
+			a.o.Log.Error().Str("keeper", p.owner).Msg("keeper has not read the watchdog's last question")
 			return false
 		}
 		select {
@@ -127,7 +137,7 @@ func (a *Agent) answered(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case <-timeout.C:
-			a.o.Log.Error().Str("certificate", k.id).Msg("keeper does not answer the watchdog")
+			a.o.Log.Error().Str("keeper", p.owner).Msg("keeper does not answer the watchdog")
 			return false
 		}
 	}

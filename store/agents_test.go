@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"bufio"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -106,7 +105,7 @@ func TestViewWhileAnAgentRuns(t *testing.T) {
 		"SavePending": pendingErr, "Commit": commitErr, "Restore": restoreErr, "DropPending": vc.DropPending(),
 		"SaveRetry": vc.SaveRetry(store.Retry{}), "SaveLastGood": v.SaveLastGood(nil),
 		"SaveClockMark": v.SaveClockMark(epoch),
-		"SaveTrust":     v.SaveTrust("h:1", []*x509.Certificate{g.Leaf}), "Present": v.Present(),
+		"UpdateTrust":   v.UpdateTrust("h:1", keep(g.Leaf)), "Present": v.Present(),
 	} {
 		if err == nil {
 			t.Errorf("%s works in a view", name)

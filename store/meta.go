@@ -22,8 +22,9 @@ type Request struct {
 	SANs       []string `json:"sans,omitzero"`         // "dns:…", "ip:…", "uri:…", "email:…"
 	Usages     []string `json:"usages,omitzero"`
 	CA         bool     `json:"ca"`
-	Key        string   `json:"key"` // a keys.Algorithm
-	URL        string   `json:"url"` // base of the server's operations
+	Key        string   `json:"key"`                  // a keys.Algorithm; empty where the configuration leaves it to the server
+	ServerKey  bool     `json:"server_key,omitempty"` // the server makes the key (RFC 7030, section 4.4)
+	URL        string   `json:"url"`                  // base of the server's operations
 }
 
 // recorded is r with lists that say that they were recorded.
@@ -48,7 +49,7 @@ type Meta struct {
 	NotAfter  time.Time `json:"not_after,omitzero"`
 
 	Issued    time.Time `json:"issued,omitzero"`     // when the agent got it, by its clock
-	Operation string    `json:"operation,omitempty"` // simpleenroll, simplereenroll
+	Operation string    `json:"operation,omitempty"` // simpleenroll, simplereenroll, serverkeygen
 	Identity  string    `json:"identity,omitempty"`  // name of the identity that logged in
 	Server    string    `json:"server,omitempty"`    // URL
 	Reason    string    `json:"reason,omitempty"`    // why it was asked for

@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,51 +12,6 @@ import (
 
 	"certagent/store"
 )
-
-func TestTrust(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "state"))
-	a, b := newCA(t), newCA(t)
-	const server = "https://est.example/.well-known/est"
-	if cas, err := s.Trust(server); cas != nil || err != nil {
-		t.Errorf("nothing fetched: %v, %v", cas, err)
-	}
-	must(t, s.SaveTrust(server, []*x509.Certificate{a.cert, b.cert}))
-	path := filepath.Join(s.Dir(), "trust", "est.example_443.pem")
-	before, err := os.Stat(path)
-	must(t, err, s.SaveTrust(server, []*x509.Certificate{a.cert, b.cert}))
-	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
-		t.Errorf("the same certificates were written again, %v", err)
-	}
-	for _, name := range []string{server, "https://EST.example:443/.well-known/est/", "est.example:443", "est.example"} {
-		cas, err := s.Trust(name)
-		if err != nil || len(cas) != 2 || !cas[0].Equal(a.cert) || !cas[1].Equal(b.cert) {
-			t.Errorf("%s: %d certificates, %v", name, len(cas), err)
-		}
-	}
-	for _, other := range []string{"https://est.example:8443/.well-known/est", "https://est.example/.well-known/est/label",
-		"https://est.example/prefix/.well-known/est", "http_est.example", "https://[::1]:443", "https://127.0.0.1"} {
-		if cas, err := s.Trust(other); cas != nil || err != nil {
-			t.Errorf("%s: %v, %v", other, cas, err)
-		}
-		must(t, s.SaveTrust(other, []*x509.Certificate{b.cert}))
-	}
-	if cas, err := s.Trust(server); err != nil || len(cas) != 2 {
-		t.Errorf("others wrote into %s: %d certificates, %v", server, len(cas), err)
-	}
-	for _, bad := range []string{"", "https://", "https:///x", "..", "../../etc/passwd:1",
-		"https://" + strings.Repeat("x", 300)} {
-		if err := s.SaveTrust(bad, []*x509.Certificate{a.cert}); err == nil {
-			t.Errorf("%q is a server", bad)
-		}
-	}
-	if err := s.SaveTrust(server, nil); err == nil {
-		t.Error("an empty list was kept")
-	}
-	must(t, os.WriteFile(path, []byte("-----BEGIN CERTIFICATE-----\nMII"), 0o644))
-	if cas, err := s.Trust(server); err == nil || cas != nil {
-		t.Errorf("damaged: %v", cas)
-	}
-}
 
 func TestLastGoodAndClock(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "state"))

@@ -10,6 +10,7 @@
 //	certs/<id>/pending/               0700; key.pem and request.json (0600), durable before anything is sent
 //	certs/<id>/retry.json             0644; no secrets
 //	trust/<server>.pem                0644; CA certificates fetched from that server over a trusted session
+//	trust/<server>.json               0644; when, which of them are TLS anchors, and what else was learned of it
 //	clock.json (0644), last-good.toml (0600), lock (0644)
 //	certs/<id>/displaced-*            what stood in the live link's place; kept for a person to look at
 //	.certagent-*.tmp                  anywhere: what a crash left unfinished; swept by Open
@@ -69,6 +70,8 @@ type Store struct {
 
 	mu   sync.Mutex    // guards lock
 	lock *durable.Lock // nil in a View and after Close
+
+	trust sync.Mutex // held by what changes a server's trust, from reading to writing it
 
 	known    sync.Map // *Certificate by id, so that all who write one wait for each other
 	unsynced sync.Map // bool by path: whether the last write failed, so that what is read back may not be durable

@@ -30,7 +30,7 @@ func TestLayoutAndModesWhateverTheUmask(t *testing.T) {
 			a.renew(t, c, k)
 			_, err := c.SavePending(k, request(t, k))
 			must(t, err, c.SaveRetry(store.Retry{Failures: 1}),
-				s.SaveTrust("https://EST.example:8085/.well-known/est", []*x509.Certificate{a.cert}),
+				s.UpdateTrust("https://EST.example:8085/.well-known/est", keep(a.cert)),
 				s.SaveLastGood([]byte("password = \"secret\"\n")), s.SaveClockMark(epoch))
 			want := []string{
 				"drwxr-xr-x .",
@@ -52,6 +52,7 @@ func TestLayoutAndModesWhateverTheUmask(t *testing.T) {
 				"-rw------- last-good.toml",
 				"-rw-r--r-- lock",
 				"drwxr-xr-x trust",
+				"-rw-r--r-- trust/est.example_8085.json",
 				"-rw-r--r-- trust/est.example_8085.pem",
 			}
 			if got := tree(t, dir); !slices.Equal(got, want) {

@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"crypto/x509"
 	"errors"
 	"net"
 	"os"
@@ -43,7 +42,7 @@ func TestStrangeThingsInAFilesPlace(t *testing.T) {
 		"trust/est.example_443.pem": {
 			func(s *store.Store, _ *store.Certificate) error { _, err := s.Trust(server); return err },
 			func(s *store.Store, _ *store.Certificate) error {
-				return s.SaveTrust(server, []*x509.Certificate{a.cert})
+				return s.UpdateTrust(server, keep(a.cert))
 			},
 		},
 		"lock": {

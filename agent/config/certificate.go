@@ -125,6 +125,7 @@ func readCertificate(id string, role Role, p part, est estDefaults, prov Provisi
 	c.RenewWith = p.oneOf("renew_with", ownIdentity, "est")
 	s := p.sub("auto_renew").schedule()
 	c.Policy, c.RotateKey = s.policy, s.rotate
+	p.checkServerKey(c)
 	p.sub("auto_renew").warnRetry(id, c.Policy)
 	return c
 }
@@ -134,7 +135,9 @@ func (p part) request(c *Certificate, est estDefaults) {
 	c.SANs = p.sans()
 	c.Usages = p.usages(c.CA)
 	c.Key = p.keyKind()
+	c.ServerKey = p.flag("server_key", false)
 	c.Timeout = p.duration("timeout", est.timeout, time.Second, time.Hour)
+	c.Attributes, c.LinkIdentity, c.RedirectHosts = est.attributes, est.linkIdentity, est.redirectHosts
 	c.Group = p.account("group")
 	c.KeyMode = p.keyMode(c.Group)
 	c.Outputs = p.outputs()
@@ -245,16 +248,34 @@ func (p part) usages(ca bool) []string {
 	return usages
 }
 
-// keyKinds are the keys that can be made, the default first.
+// keyKinds are the keys that can be made.
 func keyKinds() []string {
 	return []string{"ec-p256", "ec-p384", "ec-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
 }
 
+// keyKind is the kind of key; "" if nothing is said.
 func (p part) keyKind() string {
-	if s, ok := p.str("key"); ok && strings.HasPrefix(s, "pkcs11:") {
+	s, ok := p.str("key")
+	if !ok || strings.HasPrefix(s, "pkcs11:") {
 		return s
 	}
 	return p.oneOf("key", keyKinds()...)
+}
+
+// checkServerKey holds server_key against what goes with it: a key that the server makes cannot be kept at a renewal, nor
+// come to a token, and should not be shown to just anybody whom a public CA certifies (RFC 7030 section 6).
+func (p part) checkServerKey(c Certificate) {
+	switch {
+	case !c.ServerKey:
+	case !c.RotateKey:
+		p.fail("server_key", "stands beside rotate_key = false, and the server makes a new key each time",
+			"leave one of them out")
+	case strings.HasPrefix(c.Key, "pkcs11:"):
+		p.fail("server_key", "stands beside a key on a token, which never leaves it", "leave one of them out")
+	case c.Trust.SystemRoots && len(c.Trust.Files) == 0 && c.Trust.Fingerprint == "":
+		p.warn("server_key", c.ID, "any server that a public CA certifies would be trusted with the private key "+
+			"(RFC 7030 section 6)", "name the EST server's CA in trusted_certs")
+	}
 }
 
 // urls chooses the server: the certificate's own url, urls.<id>, urls.default.

@@ -121,8 +121,11 @@ type Certificate struct {
 	// CA asks for a CA certificate with path length 0 (edge_ca).
 	CA bool
 
-	// Key is the kind of key: ec-p256, ec-p384, ec-p521, rsa-2048, rsa-3072, rsa-4096, ed25519, or a pkcs11: URI.
+	// Key is the kind of key: ec-p256, ec-p384, ec-p521, rsa-2048, rsa-3072, rsa-4096, ed25519, or a pkcs11: URI. ""
+	// leaves it to the server: what it asks for by /csrattrs, else ec-p256.
 	Key string
+	// ServerKey has the server make the key (RFC 7030 section 4.4), for a device that cannot make a good one.
+	ServerKey bool
 
 	// URL is the base of the EST server's operations: https, no trailing slash. RenewURL is used when the certificate
 	// itself logs in; nil means URL.
@@ -136,6 +139,12 @@ type Certificate struct {
 	// Timeout bounds one EST request from dialling to the last byte of the answer. Default that of
 	// [cert_issuance.est], else one minute.
 	Timeout time.Duration
+	// Attributes has the server asked what it wants to see in a request (RFC 7030 section 4.5). Default true.
+	Attributes bool
+	// LinkIdentity links each request to its TLS session (RFC 7030 section 3.5), also where the server does not ask.
+	LinkIdentity bool
+	// RedirectHosts are other servers, as host or host:port, to which a request may be redirected (RFC 7030 section 3.2.1).
+	RedirectHosts []string
 
 	// Policy says when to renew. RotateKey makes a new key at each renewal.
 	Policy    renew.Policy
@@ -187,10 +196,11 @@ type KeyPair struct {
 type Trust struct {
 	// Files are files of PEM certificates: the explicit trust anchors of RFC 7030 section 3.6.1.
 	Files []string
-	// SystemRoots adds the system's roots: the implicit trust anchors of section 3.6.2. True when Files is empty.
+	// SystemRoots adds the system's roots: the implicit trust anchors of section 3.6.2. Default true where neither Files
+	// nor Fingerprint says whom to trust.
 	SystemRoots bool
-	// Fingerprint is the SHA-256 of a CA certificate that the first /cacerts must hold (bootstrap_fingerprint), in
-	// lower-case hex; "" means none.
+	// Fingerprint is the SHA-256 or SHA-512 of a CA certificate that stands in for Files (bootstrap_fingerprint), in lower-case hex;
+	// "" means none. The certificate itself is taken from the server's /cacerts (RFC 7030 section 4.1.1).
 	Fingerprint string
 }
 

@@ -15,6 +15,9 @@ type estDefaults struct {
 	renewsIdentity bool                // the table is there
 	urls           map[string]*url.URL // by certificate id, and "default"
 	timeout        time.Duration
+	attributes     bool     // csrattrs
+	linkIdentity   bool     // link_identity
+	redirectHosts  []string // redirect_hosts
 }
 
 // readEST reads [cert_issuance.est].
@@ -22,6 +25,9 @@ func readEST(p part) estDefaults {
 	d := estDefaults{at: p, urls: map[string]*url.URL{}}
 	d.trust = p.trust()
 	d.timeout = p.duration("timeout", time.Minute, time.Second, time.Hour)
+	d.attributes = p.flag("csrattrs", true)
+	d.linkIdentity = p.flag("link_identity", false)
+	d.redirectHosts = p.hosts("redirect_hosts")
 	d.auth = p.sub("auth").auth()
 	renewal := p.sub("identity_auto_renew")
 	d.identity, d.renewsIdentity = renewal.schedule(), renewal.there()
@@ -35,13 +41,13 @@ func readEST(p part) estDefaults {
 	return d
 }
 
-// trust reads which servers are believed: the explicit anchors of RFC 7030 section 3.6.1 where there are any, else the
-// system's roots.
+// trust reads which servers are believed: the explicit anchors of RFC 7030 section 3.6.1 where there are any, in files or
+// by fingerprint, else the system's roots.
 func (p part) trust() Trust {
 	t := Trust{Files: p.files("trusted_certs"), Fingerprint: p.fingerprint("bootstrap_fingerprint")}
-	t.SystemRoots = p.flag("system_roots", len(t.Files) == 0)
+	t.SystemRoots = p.flag("system_roots", len(t.Files) == 0 && !p.has("bootstrap_fingerprint"))
 	n := p.n.get("trusted_certs")
-	if !t.SystemRoots && t.Fingerprint == "" && (n == nil || n.kind == kindArray && len(n.list) == 0) {
+	if !t.SystemRoots && !p.has("bootstrap_fingerprint") && (n == nil || n.kind == kindArray && len(n.list) == 0) {
 		p.fail("system_roots", "leaves nothing to trust", "name files in trusted_certs, or leave out system_roots")
 	}
 	return t

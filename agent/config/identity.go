@@ -107,6 +107,7 @@ func readIdentity(id string, p part, est estDefaults, served, named Certificate)
 		own.warnRetry(id, s.policy)
 		c.Policy, c.RotateKey = s.policy, s.rotate
 	}
+	p.checkServerKey(c)
 	return c
 }
 

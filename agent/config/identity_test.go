@@ -120,6 +120,9 @@ func TestTrust(t *testing.T) {
 		{"", 0, true},
 		{"trusted_certs = []", 0, true},
 		{"trusted_certs = [\"/ca.pem\"]", 1, false},
+		{"bootstrap_fingerprint = \"" + strings.Repeat("0a", 32) + "\"", 0, false},
+		{"bootstrap_fingerprint = \"" + strings.Repeat("0a", 64) + "\"", 0, false},
+		{"bootstrap_fingerprint = \"" + strings.Repeat("0A:", 31) + "0a\"\nsystem_roots = true", 0, true},
 		{"trusted_certs = [\"/ca.pem\", \"/cb.pem\"]\nsystem_roots = true", 2, true},
 	} {
 		cfg := parse(t, "[cert_issuance.est]\n"+c.doc+urls+mqtt)

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"net/url"
 	"path/filepath"
@@ -98,6 +100,20 @@ func (p part) absolute(name string) string {
 	return filepath.Clean(s)
 }
 
+// hosts are the servers, as host or host:port, in the list called name.
+func (p part) hosts(name string) (hosts []string) {
+	for _, n := range p.strs(name) {
+		u, err := url.Parse("https://" + n.text)
+		if err != nil || u.Host != n.text || u.Hostname() == "" || strings.ContainsAny(n.text, "*,; ") ||
+			strings.HasSuffix(u.Host, ":") || u.Port() != "" && !isPort(u.Port()) {
+			p.failAt(n, name, "is no host", `write "host" or "host:port"`)
+			continue
+		}
+		hosts = append(hosts, strings.ToLower(n.text))
+	}
+	return hosts
+}
+
 // operations are the paths of RFC 7030 section 3.2.2, which no base URL ends with.
 var operations = regexp.MustCompile(`/(cacerts|simpleenroll|simplereenroll|fullcmc|serverkeygen|csrattrs)$`)
 
@@ -146,15 +162,15 @@ func (p part) httpsURL(name string) *url.URL {
 	return nil
 }
 
-// fingerprint is a SHA-256 in hex, with or without colons; "" if the key is missing or after reporting a mistake.
+// fingerprint is a SHA-256 or SHA-512 in hex, with or without colons; "" if the key is missing or after reporting a mistake.
 func (p part) fingerprint(name string) string {
 	s, ok := p.str(name)
 	if !ok {
 		return ""
 	}
 	digits := strings.ToLower(strings.ReplaceAll(s, ":", ""))
-	if b, err := hex.DecodeString(digits); err != nil || len(b) != 32 {
-		p.fail(name, "is no SHA-256 fingerprint",
+	if b, err := hex.DecodeString(digits); err != nil || len(b) != sha256.Size && len(b) != sha512.Size {
+		p.fail(name, "is no SHA-256 or SHA-512 fingerprint",
 			"write 64 hexadecimal digits, as openssl x509 -fingerprint -sha256 does")
 		return ""
 	}

@@ -73,6 +73,9 @@ func (c *Config) showEST(est *node) {
 	est.putFlag("system_roots", d.trust.SystemRoots)
 	est.putIf("bootstrap_fingerprint", d.trust.Fingerprint)
 	est.put("timeout", shownTime(d.timeout))
+	est.putFlag("csrattrs", d.attributes)
+	est.putFlag("link_identity", d.linkIdentity)
+	est.putList("redirect_hosts", d.redirectHosts)
 	if !sameAuth(d.auth, Auth{}) {
 		d.auth.show(est.in("auth"))
 	}
@@ -140,7 +143,8 @@ func (c *Certificate) show(t *node, global Auth) {
 	if !c.CA {
 		t.putList("usage", c.Usages)
 	}
-	t.put("key", withoutPIN(c.Key))
+	t.putIf("key", withoutPIN(c.Key))
+	t.putFlag("server_key", c.ServerKey)
 	t.put("url", c.URL.String())
 	if c.RenewURL != nil {
 		t.put("renew_url", c.RenewURL.String())

@@ -45,12 +45,6 @@ func unbuiltParts() []unbuilt {
 				return len(c.OnRenew.Exec)+len(c.OnRenew.Reload)+len(c.OnRenew.Restart) > 0
 			},
 		},
-		{
-			Problem{"fingerprint-not-built", "this version does not take a first trust anchor by its fingerprint",
-				"put the CA certificate into a file and name it in trusted_certs"},
-			"cert_issuance.est.bootstrap_fingerprint",
-			func(_ Provisioning, c Certificate) bool { return c.Trust.Fingerprint != "" },
-		},
 		{Problem{"metrics-not-built", "this version does not write metrics", later}, "metrics.textfile", nil},
 		{Problem{"metrics-not-built", "this version does not serve metrics", later}, "metrics.listen", nil},
 		{Problem{"control-not-built", "this version has no control socket", later}, "control.socket", nil},

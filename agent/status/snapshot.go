@@ -22,6 +22,20 @@ type Snapshot struct {
 	// Problems are those of the agent as a whole; those of one certificate stand there.
 	Problems     []Problem     `json:"problems"`
 	Certificates []Certificate `json:"certificates"`
+	// Servers are the EST servers of the configuration.
+	Servers []Server `json:"servers"`
+}
+
+// Server is what is known of one EST server.
+type Server struct {
+	URL string `json:"url"`
+	// Fetched is when its CA certificates were last fetched, CAs how many there are, and NextRefresh when they will be
+	// asked for anew, unless a renewal does so before.
+	Fetched     time.Time `json:"fetched,omitzero"`
+	CAs         int       `json:"cas"`
+	NextRefresh time.Time `json:"next_refresh,omitzero"`
+	// Failures counts the tries to refresh them since the last success.
+	Failures int `json:"failures"`
 }
 
 // State is the one word about a certificate.

@@ -56,6 +56,9 @@ func everything() status.Snapshot {
 		Hint: "only if a consumer misses it: have the CA copy it from requests",
 	})
 	return status.Snapshot{
+		Servers: []status.Server{{
+			URL: "https://est.example:8085/.well-known/est", Fetched: in(-2 * day), CAs: 3, NextRefresh: in(4 * day), Failures: 1,
+		}},
 		Schema: status.Schema, Time: now, Version: "1.0.0", Config: "/etc/certagent/config.toml", StateDir: "/var/lib/certagent", Running: true,
 		Problems: []status.Problem{{
 			Code: "config-invalid", Text: "the configuration on disk is not in force: /etc/certagent/config.toml:2:1: renw_at: unknown key",
@@ -88,7 +91,7 @@ func everything() status.Snapshot {
 // unread is what somebody sees who may not read the configuration, while no agent runs.
 func unread() status.Snapshot {
 	s := everything()
-	s.Config, s.Running, s.Problems = "", false, []status.Problem{}
+	s.Config, s.Running, s.Problems, s.Servers = "", false, []status.Problem{}, []status.Server{}
 	s.Certificates = s.Certificates[:1]
 	s.Certificates[0].Role = ""
 	return s

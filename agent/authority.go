@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"time"
+
+	"certagent/est"
+	"certagent/renew"
+	"certagent/store"
+)
+
+// authorities keeps the CA certificates of every server in the configuration fresh, apart from any renewal (RFC 7030
+// section 4.1.2): a certificate that is renewed once a year would else learn of a CA's new key when the old one is gone. Its
+// goroutine (run) owns everything below the mailboxes. It never blocks: the servers are asked beside it, one at a time.
+type authorities struct {
+	agent *Agent
+	post
+	results chan refreshed
+
+	since     time.Time            // when it began
+	notBefore map[string]time.Time // by server, also where the disk cannot be written
+	running   bool
+}
+
+// refreshed is how a try to fetch a server's CA certificates ended.
+type refreshed struct {
+	server  server
+	started time.Time
+	err     error
+}
+
+func newAuthorities(a *Agent) *authorities {
+	return &authorities{
+		agent: a, post: newPost("authorities"), results: make(chan refreshed, 1), since: a.o.Now(), notBefore: map[string]time.Time{},
+	}
+}
+
+// kicked has the authorities look again: what is known of a server, or which servers there are, may have changed.
+func (h *authorities) kicked() { send(h.kick, struct{}{}) }
+
+// run ends with ctx. A panic restarts it after a minute, as with keepers.
+func (h *authorities) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if crashed := guard(func() { h.loop(ctx) }); crashed != nil {
+			h.agent.o.Log.Error().Err(crashed).Msg("the refresh of CA certificates crashed; it starts again in a minute")
+			h.rest(ctx, time.Minute)
+		}
+	}
+}
+
+func (h *authorities) loop(ctx context.Context) {
+	h.look(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			if h.running {
+				h.finish(<-h.results) // ctx has ended the try as well
+			}
+			return
+		case <-h.kick:
+		case r := <-h.results:
+			h.finish(r)
+		case pong := <-h.ping:
+			close(pong)
+			continue
+		}
+		h.look(ctx)
+	}
+}
+
+// look finds out which server is due first, and asks it if that is now.
+func (h *authorities) look(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	views := h.agent.serverViews(h.since)
+	h.agent.publishServers(views)
+	h.wakeAt(time.Time{})
+	if h.running || !h.agent.clock.credible() {
+		return // a result, or a clock that is right again, has it look once more
+	}
+	var first *serverView
+	for i := range views {
+		v := &views[i]
+		v.at = latest(v.at, h.held(v.server.url))
+		if !v.never && (first == nil || v.at.Before(first.at)) {
+			first = v
+		}
+	}
+	switch {
+	case first == nil:
+	case first.at.After(h.agent.o.Now()):
+		h.wakeAt(first.at)
+	default:
+		h.start(ctx, first.server)
+	}
+	send(h.agent.rewake, struct{}{})
+}
+
+// held is until when a server is not asked again whatever the disk says.
+func (h *authorities) held(u *url.URL) time.Time {
+	return sane(h.notBefore[u.String()], h.agent.o.Now())
+}
+
+// start asks a server beside the authorities. It ends with ctx, and always with a result.
+func (h *authorities) start(ctx context.Context, s server) {
+	h.running = true
+	go func() {
+		r := refreshed{server: s, started: h.agent.o.Now()}
+		if r.err = h.agent.slots.acquire(ctx); r.err == nil {
+			defer h.agent.slots.release()
+			if crashed := guard(func() { r.err = h.agent.refresh(ctx, s) }); crashed != nil {
+				r.err = crashed
+			}
+		}
+		h.results <- r
+	}()
+}
+
+// once asks every server that is due, one after the other. It runs instead of run, never beside it.
+func (h *authorities) once(ctx context.Context) {
+	for _, v := range h.agent.serverViews(h.since) {
+		if !v.never && !v.at.After(h.agent.o.Now()) && ctx.Err() == nil {
+			h.start(ctx, v.server)
+			h.finish(<-h.results)
+		}
+	}
+}
+
+// finish records how a try ended, and logs it: once.
+func (h *authorities) finish(r refreshed) {
+	h.running = false
+	a, name, now := h.agent, r.server.url.String(), h.agent.o.Now()
+	took := now.Sub(r.started).Seconds()
+	if r.err == nil {
+		h.notBefore[name] = now.Add(refreshAtLeast)
+		a.o.Log.Info().Str("operation", opCACerts).Str("server", name).Float64("took_seconds", took).Msg("CA certificates fetched")
+		return
+	}
+	v := judge(r.err)
+	if v.canceled {
+		return
+	}
+	var state store.Refresh
+	draw := a.o.Rand()
+	fail := func(t store.Trust) store.Trust {
+		wait, _ := renew.CapRetryAfter(v.retryAfter, false)
+		state = store.Refresh{Failures: t.Refresh.Failures + 1, LastTry: now, LastError: clip(r.err.Error())}
+		state.NextTry = now.Add(max(wait, refreshDelay(state.Failures, draw, lastsFor(t, now))))
+		t.Refresh = state
+		return t
+	}
+	if err := a.o.Store.UpdateTrust(name, fail); err != nil {
+		fail(store.Trust{})
+		a.o.Log.Error().Str("server", name).Err(err).Msg("a failed refresh of CA certificates not recorded; a restart would forget it")
+	}
+	h.notBefore[name] = state.NextTry
+	a.o.Log.Warn().Str("operation", opCACerts).Str("server", name).Float64("took_seconds", took).Str("class", v.class).
+		Int("failures", state.Failures).Time("next_try", state.NextTry.UTC()).Err(r.err).Msg("CA certificates not fetched")
+}
+
+const opCACerts = "cacerts"
+
+// refresh fetches the CA certificates of a server and stores them. It shows the server a certificate that it has issued,
+// where there is one; a server that cannot take that is asked once more without. A password is never given.
+func (a *Agent) refresh(ctx context.Context, s server) error {
+	stored, err := a.o.Store.Trust(s.url.String())
+	if err != nil {
+		a.o.Log.Warn().Str("server", s.url.String()).Err(err).Msg("stored CA certificates not read; they are fetched anew")
+	}
+	by, unmet, _, err := configuredAnchors(&s.cert, stored)
+	if err != nil {
+		return err
+	}
+	if unmet {
+		return configurationFailure("anchors-unreadable", errors.New("the trust anchor taken by its fingerprint is gone"),
+			"nothing by hand: the next renewal takes it again")
+	}
+	options := a.completed(est.Options{URL: s.url, RedirectHosts: s.cert.RedirectHosts}, &s.cert, by, stored)
+	if s.live != nil {
+		if own := s.live.TLS(); own.PrivateKey != nil && checkLeaf(&own, a.o.Now()) == "" && forClients(own.Leaf) && !s.cert.CA {
+			options.Certificate, options.Identity = &own, "certificate "+s.cert.ID
+		}
+	}
+	err = a.fetch(ctx, options, by)
+	if e, ok := errors.AsType[*est.Error](err); ok && options.Certificate != nil && e.Class == est.ErrUnauthorized {
+		options.Certificate, options.Identity = nil, ""
+		err = a.fetch(ctx, options, by)
+	}
+	return err
+}
+
+// fetch asks for /cacerts and stores the answer.
+func (a *Agent) fetch(ctx context.Context, o est.Options, by anchoring) error {
+	client, err := a.o.Dial(o)
+	if err != nil {
+		return configurationFailure("est-client", err, "")
+	}
+	defer client.Close()
+	if _, err := client.CACerts(ctx); err != nil {
+		return err
+	}
+	if err := a.saveLearned(o.URL.String(), o.Known, client.Known(), by); err != nil {
+		return storeFailure("store CA certificates", err)
+	}
+	return nil
+}
+
+// publishServers makes what the authorities see visible to status.
+func (a *Agent) publishServers(views []serverView) {
+	servers, problems := describeServers(views, a.o.Now())
+	a.mu.Lock()
+	a.servers, a.serverWoes = servers, problems
+	a.mu.Unlock()
+	send(a.changed, struct{}{})
+}
