@@ -96,9 +96,10 @@ type Client struct {
 	// answer: when a later one to it ends, it is not for the certificate.
 	certificateTaken string
 
-	cas   []*x509.Certificate   // what /cacerts answered in this attempt
-	shown [][]*x509.Certificate // the certificates, with chain, that the configured server showed in it
-	known Known                 // Options.Known and what this attempt added
+	cas    []*x509.Certificate   // what /cacerts answered in this attempt
+	unread []string              // certificates in that answer that could not be read
+	shown  [][]*x509.Certificate // the certificates, with chain, that the configured server showed in it
+	known  Known                 // Options.Known and what this attempt added
 
 	attributes      *Attributes // what the server wants, as far as it was asked for; nil if nothing
 	attributesAsked bool        // /csrattrs answered in this attempt
@@ -238,11 +239,13 @@ func (c *Client) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
 // of our clock is accepted, for CAs whose clock runs fast), be no CA certificate unless want says so, and not name a
 // subject other than the one asked for. Attributes, names and usages that the CA left out or added are warnings.
 func (c *Client) Enroll(ctx context.Context, csr []byte, want Want) (*Issued, error) {
-	return c.enroll(ctx, "simpleenroll", csr, want)
+	r := &request{op: "simpleenroll", certificate: c.o.Certificate, csr: csr}
+	return c.enroll(ctx, r, want, c.openEnrolled)
 }
 
 // Reenroll sends a PKCS#10 request (DER) to simplereenroll (RFC 7030 4.2.2); Options.Certificate should be the
 // certificate being renewed. It is Enroll in everything else.
 func (c *Client) Reenroll(ctx context.Context, csr []byte, want Want) (*Issued, error) {
-	return c.enroll(ctx, "simplereenroll", csr, want)
+	r := &request{op: "simplereenroll", certificate: c.o.Certificate, csr: csr}
+	return c.enroll(ctx, r, want, c.openEnrolled)
 }

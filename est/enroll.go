@@ -2,6 +2,7 @@ package est
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -22,11 +23,11 @@ func (c *Client) caCerts(ctx context.Context, r *request) ([]*x509.Certificate, 
 	if err != nil {
 		return nil, err
 	}
-	cas, err := certsOnly(a)
+	cas, unread, err := certsOnly(a)
 	if err != nil {
 		return nil, c.badAnswer(r, a, err)
 	}
-	c.cas = cas
+	c.cas, c.unread = cas, unread
 	c.learn(a)
 	return cas, nil
 }
@@ -59,15 +60,9 @@ func (c *Client) giveUpImplicit() {
 	})
 }
 
-// certsOnly returns the certificates of a successful answer. Its media type is compared alone: what stands behind it
-// differs from server to server, and some send none.
-func certsOnly(a *answer) ([]*x509.Certificate, error) {
-	mediaType, _, _ := strings.Cut(a.header.Get("Content-Type"), ";")
-	mediaType = strings.TrimSpace(mediaType)
-	if mediaType != "" && !strings.EqualFold(mediaType, "application/pkcs7-mime") {
-		return nil, fmt.Errorf("it is of type %q, not application/pkcs7-mime", printable(mediaType))
-	}
-	return parseCertsOnly(a.body)
+// certsOnly returns the certificates of a successful answer, and what could not be read of it.
+func certsOnly(a *answer) (certs []*x509.Certificate, unread []string, err error) {
+	return parseCertificates(a.header.Get("Content-Type"), a.body)
 }
 
 // badAnswer is for a success that is none. The body's text is kept where it is text.
@@ -80,10 +75,28 @@ func (c *Client) badAnswer(r *request, a *answer, err error) *Error {
 	return e
 }
 
-// enroll is one attempt: /cacerts, the request, the checks.
-func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (*Issued, error) {
-	r := &request{op: op, certificate: c.o.Certificate, csr: csr, link: want.Link}
-	asked, err := parseAsked(csr)
+// granted is what a server gave, not judged yet.
+type granted struct {
+	key    crypto.Signer // where the server made it, else nil
+	certs  []*x509.Certificate
+	unread []string // certificates that could not be read
+}
+
+// openEnrolled takes the answer to simpleenroll or simplereenroll apart.
+func (c *Client) openEnrolled(r *request, a *answer) (granted, error) {
+	certs, unread, err := certsOnly(a)
+	if err != nil {
+		return granted{}, c.badAnswer(r, a, err)
+	}
+	return granted{certs: certs, unread: unread}, nil
+}
+
+// enroll is one attempt: /cacerts, the request, the checks. open takes the answer apart.
+func (c *Client) enroll(
+	ctx context.Context, r *request, want Want, open func(*request, *answer) (granted, error),
+) (*Issued, error) {
+	r.link = want.Link
+	asked, err := parseAsked(r.csr)
 	if err != nil {
 		return nil, c.fail(r, ErrRejected, nil, err)
 	}
@@ -105,12 +118,18 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 		}
 		return nil, err
 	}
-	certs, err := certsOnly(a)
+	got, err := open(r, a)
 	if err != nil {
-		return nil, c.badAnswer(r, a, err)
+		return nil, err
 	}
-	issued, err := c.accept(ctx, asked, certs, want)
+	if got.key != nil {
+		asked.key = got.key.Public()
+	}
+	issued, err := c.accept(ctx, asked, got.certs, want)
 	if err != nil {
+		if len(got.unread) > 0 {
+			err = fmt.Errorf("%w (and of the answer %s)", err, quoteList(got.unread))
+		}
 		e := c.fail(r, ErrBadResponse, nil, err)
 		e.Status = a.status
 		if refused, ok := errors.AsType[*notAcceptable](err); ok {
@@ -118,6 +137,13 @@ func (c *Client) enroll(ctx context.Context, op string, csr []byte, want Want) (
 		}
 		return nil, e
 	}
+	for _, unread := range c.unread {
+		warnings = append(warnings, "of the server's CA certificates, "+unread)
+	}
+	for _, unread := range got.unread {
+		warnings = append(warnings, "of the answer, "+unread)
+	}
+	issued.Key = got.key
 	issued.Warnings = slices.Concat(warnings, issued.Warnings)
 	issued.PasswordSent = c.passwordSent()
 	issued.Connections = c.connections
@@ -151,8 +177,11 @@ func (c *Client) prepare(ctx context.Context, r *request) (warnings []string, er
 	if missing != nil {
 		return nil, missing
 	}
-	e := c.failHint(r, ErrBadResponse, errors.New("the server's /cacerts has no self-signed CA certificate, "+
-		"so nothing can vouch for what it issues"), "add the root of the issuing CA to trusted_certs")
+	reason := "the server's /cacerts has no self-signed CA certificate, so nothing can vouch for what it issues"
+	if len(c.unread) > 0 {
+		reason += "; " + quoteList(c.unread)
+	}
+	e := c.failHint(r, ErrBadResponse, errors.New(reason), "add the root of the issuing CA to trusted_certs")
 	e.Op = "cacerts"
 	return nil, e
 }

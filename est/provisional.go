@@ -53,7 +53,7 @@ func (c *Client) provisional(ctx context.Context) ([]*x509.Certificate, error) {
 		case a.status == http.StatusOK && a.tooLarge:
 			return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
 		case a.status == http.StatusOK:
-			certs, err := parseCertsOnly(a.body)
+			certs, _, err := parseCertsOnly(a.body) // one that cannot be read cannot be trusted either
 			if err != nil {
 				return nil, c.fail(r, ErrBadResponse, a, err)
 			}
