@@ -23,6 +23,8 @@
 //   - A 401 has Content-Length: 0, and the connection is dropped after it without a Connection: close.
 //   - Errors are text without a Content-Type. A trailing slash is 404; HEAD and DELETE are 400.
 //   - cacerts comes without smime-type, in lines of 64 columns; csrattrs ends in a NUL.
+//   - serverkeygen makes an RSA key, and sends it in clear, as PKCS#1 under the name of PKCS#8. (The first face makes a key
+//     of the kind that the request came with, and encrypts it where the request names a key to encrypt to.)
 //   - simplereenroll is simpleenroll. The issued subject keeps only CN and serialNumber, all requested extensions are
 //     dropped, a request without CN gets 500, and the answer has only the leaf.
 //

@@ -109,13 +109,18 @@ func (c globalsignCA) Enroll(
 		return nil, refusal{http.StatusBadRequest, "the request is not linked to its TLS session", 0}
 	}
 	cert, err := c.server.enrol(exchangeOf(r), csr)
-	if errors.Is(err, errNotApproved) {
-		return nil, refusal{http.StatusAccepted, err.Error(), approvalSeconds}
+	return cert, refusalOf(err)
+}
+
+// refusalOf turns an error of the CA into one that the router understands.
+func refusalOf(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNotApproved):
+		return refusal{http.StatusAccepted, err.Error(), approvalSeconds}
 	}
-	if err != nil {
-		return nil, refusal{http.StatusBadRequest, err.Error(), 0}
-	}
-	return cert, nil
+	return refusal{http.StatusBadRequest, err.Error(), 0}
 }
 
 func (c globalsignCA) Reenroll(
@@ -125,9 +130,10 @@ func (c globalsignCA) Reenroll(
 }
 
 func (c globalsignCA) ServerKeyGen(
-	context.Context, *x509.CertificateRequest, string, *http.Request,
+	_ context.Context, csr *x509.CertificateRequest, _ string, r *http.Request,
 ) (*x509.Certificate, []byte, error) {
-	return nil, nil, refusal{http.StatusNotImplemented, "no server-side key generation", 0}
+	cert, key, err := c.server.serverKey(exchangeOf(r), csr)
+	return cert, key, refusalOf(err)
 }
 
 func (c globalsignCA) TPMEnroll(

@@ -57,7 +57,7 @@ func TestGlobalsignRequests(t *testing.T) {
 	if attrs := c.get("csrattrs").want(t, 200); strings.TrimSpace(string(attrs.body)) != "MAA=" {
 		t.Errorf("csrattrs %q, want an empty sequence", attrs.body)
 	}
-	c.post("serverkeygen", csr).want(t, 501)
+	c.post("tpmenroll", csr).want(t, 415)
 }
 
 // The CA copies what was asked for, the bytes of subject and SAN included.

@@ -38,15 +38,21 @@ func (f *libestFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case op == "csrattrs" && r.Method == http.MethodGet:
 		f.send(w, http.StatusOK, "application/csrattrs", f.attributes())
 	case (op == "simpleenroll" || op == "simplereenroll") && r.Method == http.MethodPost:
-		f.enrol(w, r)
-	case op == "serverkeygen" || op == "fullcmc" || op == "tpmenroll":
+		f.enrol(w, r, f.issue)
+	case op == "serverkeygen" && r.Method == http.MethodPost:
+		f.enrol(w, r, f.makeKey)
+	case op == "fullcmc" || op == "tpmenroll":
 		f.fail(w, http.StatusNotFound)
 	default:
 		f.fail(w, http.StatusBadRequest)
 	}
 }
 
-func (f *libestFace) enrol(w http.ResponseWriter, r *http.Request) {
+// enrol reads a request that may be answered, and has answer do so.
+func (f *libestFace) enrol(
+	w http.ResponseWriter, r *http.Request,
+	answer func(http.ResponseWriter, *exchange, *x509.CertificateRequest) error,
+) {
 	if r.ContentLength < 0 { // chunked
 		f.fail(w, http.StatusBadRequest)
 		return
@@ -78,7 +84,7 @@ func (f *libestFace) enrol(w http.ResponseWriter, r *http.Request) {
 		f.askLogin(w, ex)
 		return
 	}
-	switch cert, err := f.server.enrol(ex, csr); {
+	switch err := answer(w, ex, csr); {
 	case errors.Is(err, errNotApproved):
 		w.Header().Set("Retry-After", strconv.Itoa(approvalSeconds))
 		f.send(w, http.StatusAccepted, "", nil)
@@ -86,9 +92,15 @@ func (f *libestFace) enrol(w http.ResponseWriter, r *http.Request) {
 		f.fail(w, http.StatusInternalServerError)
 	case err != nil:
 		f.fail(w, http.StatusBadRequest)
-	default:
+	}
+}
+
+func (f *libestFace) issue(w http.ResponseWriter, ex *exchange, csr *x509.CertificateRequest) error {
+	cert, err := f.server.enrol(ex, csr)
+	if err == nil {
 		f.sendCerts(w, "application/pkcs7-mime; smime-type=certs-only", cert)
 	}
+	return err
 }
 
 // askLogin answers 401 and drops the connection without having announced it.
@@ -180,6 +192,16 @@ func provesPossession(csr *x509.CertificateRequest, tlsUnique []byte, in ...asn1
 	if len(tlsUnique) == 0 {
 		return false
 	}
+	value, found, err := requestAttribute(csr, in...)
+	if err != nil || !found {
+		return false
+	}
+	want := base64.StdEncoding.EncodeToString(tlsUnique)
+	return subtle.ConstantTimeCompare(value.Bytes, []byte(want)) == 1
+}
+
+// requestAttribute returns the first attribute of a request (RFC 2986 section 4.1) that is one of these and has one value.
+func requestAttribute(csr *x509.CertificateRequest, of ...asn1.ObjectIdentifier) (value asn1.RawValue, found bool, err error) {
 	var info struct {
 		Version    int
 		Subject    asn1.RawValue
@@ -190,13 +212,12 @@ func provesPossession(csr *x509.CertificateRequest, tlsUnique []byte, in ...asn1
 		} `asn1:"tag:0,set"`
 	}
 	if _, err := asn1.Unmarshal(csr.RawTBSCertificateRequest, &info); err != nil {
-		return false
+		return value, false, errors.New("decode attributes of the request")
 	}
-	want := base64.StdEncoding.EncodeToString(tlsUnique)
 	for _, a := range info.Attributes {
-		if slices.ContainsFunc(in, a.ID.Equal) && len(a.Values) == 1 {
-			return subtle.ConstantTimeCompare(a.Values[0].Bytes, []byte(want)) == 1
+		if slices.ContainsFunc(of, a.ID.Equal) && len(a.Values) == 1 {
+			return a.Values[0], true, nil
 		}
 	}
-	return false
+	return value, false, nil
 }

@@ -132,7 +132,9 @@ func TestLibestRequests(t *testing.T) {
 		{"trailing slash", "GET", "cacerts/", nil, 404},
 		{"unknown operation", "GET", "nothing", nil, 404},
 		{"label", "GET", "label/cacerts", nil, 404},
-		{"serverkeygen", "POST", "serverkeygen", reader(""), 404},
+		{"serverkeygen without a request", "POST", "serverkeygen", reader(""), 400},
+		{"serverkeygen with GET", "GET", "serverkeygen", nil, 400},
+		{"fullcmc", "POST", "fullcmc", reader(""), 404},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := c.do(tt.method, tt.op, tt.body, "Content-Type", "application/pkcs10").want(t, tt.status)
@@ -425,11 +427,20 @@ func challengeCSR(t *testing.T, password string) []byte {
 // linkedCSR is a request with an attribute of one string, which is left out if empty.
 func linkedCSR(t *testing.T, id asn1.ObjectIdentifier, value string) []byte {
 	t.Helper()
+	if value == "" {
+		return attributeCSR(t, id, nil)
+	}
+	return attributeCSR(t, id, must(asn1.Marshal(value)))
+}
+
+// attributeCSR is a request with an attribute of one value, in DER, which is left out if nil.
+func attributeCSR(t *testing.T, id asn1.ObjectIdentifier, value []byte) []byte {
+	t.Helper()
 	key := newKey(t)
 	plain := parseCSR(t, newCSR(t, key, x509.CertificateRequest{Subject: pkix.Name{CommonName: "device"}}))
 	type attribute struct {
 		ID     asn1.ObjectIdentifier
-		Values []string `asn1:"set"`
+		Values []asn1.RawValue `asn1:"set"`
 	}
 	type requestInfo struct {
 		Version    int
@@ -441,8 +452,8 @@ func linkedCSR(t *testing.T, id asn1.ObjectIdentifier, value string) []byte {
 		Subject:   asn1.RawValue{FullBytes: plain.RawSubject},
 		PublicKey: asn1.RawValue{FullBytes: plain.RawSubjectPublicKeyInfo},
 	}
-	if value != "" {
-		info.Attributes = []attribute{{id, []string{value}}}
+	if value != nil {
+		info.Attributes = []attribute{{id, []asn1.RawValue{{FullBytes: value}}}}
 	}
 	der := must(asn1.Marshal(info))
 	sum := sha256.Sum256(der)

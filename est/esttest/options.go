@@ -98,6 +98,10 @@ type Options struct {
 	// means an empty list from the globalsign face, and libest's four object identifiers from the other.
 	CSRAttrs []byte
 
+	// KeyRecipients are certificates with RSA keys that a serverkeygen request may name, by subject key identifier, for its
+	// key to be encrypted to, beside the one that the client logs in with. The LikeLibest face encrypts nothing.
+	KeyRecipients []*x509.Certificate
+
 	// ClientCAs are further CAs whose certificates are a login, such as a manufacturer's for IDevIDs.
 	ClientCAs []*x509.Certificate
 
