@@ -141,6 +141,14 @@ func (t Template) attributes() ([]typedValues, error) {
 		}
 		add(t.Binding.Attribute, value)
 	}
+	if t.DecryptKey != nil {
+		identifier, capabilities, err := decryptKeyAttributes(t.DecryptKey)
+		if err != nil {
+			return nil, fmt.Errorf("key to encrypt to: %w", err)
+		}
+		add(oidAsymmetricDecryptKeyID, identifier)
+		add(oidSMIMECapabilities, capabilities)
+	}
 	return list, nil
 }
 

@@ -39,6 +39,10 @@ type request struct {
 	link     func(Binding) ([]byte, error) // makes csr anew, linked to a TLS session; may be nil
 	linkedTo *conn                         // whose session csr is linked to; nil if to none
 
+	// secret means that the answer may hold a private key: only explicit trust anchors may authorise the server (RFC 7030
+	// 6), nothing that came is quoted, and the connection ends with it.
+	secret bool
+
 	target        *url.URL
 	hosts         []string    // the configured host, then that of each redirect to another origin; at least one
 	authorization string      // the next try's Authorization header
@@ -134,6 +138,9 @@ func (c *Client) authorize(r *request) error {
 	return nil
 }
 
+// errUnquoted stands in for an error of net/http's, which quotes what it cannot read, where that may be a key.
+var errUnquoted = errors.New("it is not HTTP, or was cut short")
+
 // errTimeLimit is the cause of a context that Options.Timeout ended.
 var errTimeLimit = errors.New("time limit")
 
@@ -163,6 +170,10 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 		}
 	}
 	k := c.conn
+	if r.secret && len(k.ends) == 0 {
+		return nil, c.failHint(r, ErrUntrusted, errors.New("a key is asked for only from a server that explicit trust anchors "+
+			"vouch for, and this one's certificate leads to the system's roots alone"), hintExplicit)
+	}
 	if err := c.produce(r, k); err != nil {
 		return nil, err
 	}
@@ -176,6 +187,9 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	response, err := k.http.RoundTrip(message)
 	if err != nil {
 		c.hangUp()
+		if r.secret && began.Load() {
+			err = errUnquoted
+		}
 		return nil, c.broken(ctx, limited, r, k, began.Load(), err)
 	}
 	k.answered = true
@@ -185,6 +199,9 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	a, whole, err := c.read(response)
 	if err != nil {
 		c.hangUp()
+		if r.secret {
+			err = errUnquoted
+		}
 		return nil, c.broken(ctx, limited, r, k, true, fmt.Errorf("read the answer's body: %w", err))
 	}
 	if !whole || response.Close {
@@ -222,6 +239,7 @@ func (c *Client) message(ctx context.Context, r *request) (*http.Request, error)
 	if err != nil {
 		return nil, fmt.Errorf("build HTTP request: %w", err)
 	}
+	message.Close = r.secret // net/http logs what comes on a connection that it keeps
 	message.Header.Set("User-Agent", c.o.UserAgent)
 	if r.csr != nil {
 		message.Header.Set("Content-Type", "application/pkcs10")

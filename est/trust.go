@@ -201,8 +201,9 @@ func checkHost(leaf *x509.Certificate, host string) *trustError {
 }
 
 const (
-	hintClock   = "check the clock of this device and of the server"
-	hintAnchors = "add the certificate of the CA that issued the server's certificate to trusted_certs"
+	hintClock    = "check the clock of this device and of the server"
+	hintExplicit = "set trusted_certs to the certificate of the CA that issued the server's certificate"
+	hintAnchors  = "add the certificate of the CA that issued the server's certificate to trusted_certs"
 )
 
 // explainTrust words an error of x509.Certificate.Verify for the person who has to mend it.
@@ -259,7 +260,7 @@ func (by trusted) hint() string {
 			"CA of its own: if it has moved to another CA on purpose, add that to trusted_certs, or delete what is stored of " +
 			"this server in trust/ of the state directory"
 	case by.explicit == nil:
-		return "set trusted_certs to the certificate of the CA that issued the server's certificate"
+		return hintExplicit
 	}
 	return hintAnchors
 }
