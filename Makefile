@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check bench performance test-root clean FORCE
+.PHONY: help build demo test check bench performance fuzz test-root clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,6 +35,18 @@ check: ## formatting, tidiness, vet, staticcheck, race detector (needs a C compi
 
 test-root: ## tests that need root or Debian packages; installs what is missing by itself
 	.ci/test-root
+
+# How long each target is fuzzed, and those of which packages.
+FUZZTIME ?= 30s
+FUZZ ?= ./...
+
+fuzz: ## every fuzz target for 30 s (FUZZTIME=5m, FUZZ=./est); a finding is written to testdata/fuzz, and fails
+	@set -e; targets=$$($(GO) test -list '^Fuzz' $(FUZZ) | awk '/^Fuzz/ { names[++n] = $$1 } /^ok/ \
+	    { for (i = 1; i <= n; i++) print $$2, names[i]; n = 0 }'); test -n "$$targets"; \
+	while read -r package target; do \
+	    echo "$$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package; \
+	done <<< "$$targets"
 
 bench: ## the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -27,7 +27,8 @@ var (
 	ErrUnavailable = errors.New("server unavailable")
 
 	// ErrUntrusted means that the server could not be authorised (RFC 7030 3.6): unknown CA, another host name, a
-	// certificate out of its validity, or no TLS at all. Nothing was sent to it.
+	// certificate out of its validity, or no TLS at all. Nothing was sent to it. Also that
+	// it is authorised by implicit anchors where only explicit ones will do; then no more than /cacerts was asked.
 	ErrUntrusted = errors.New("server not trusted")
 
 	// ErrBadResponse means that an authorised server's answer cannot be used: not EST, too large, a redirect that is
@@ -37,7 +38,7 @@ var (
 
 // Error is the error of one EST operation.
 type Error struct {
-	Op       string // "simpleenroll", "simplereenroll", "csrattrs", or "cacerts", also where that step ended an enrolment
+	Op       string // the operation: "simpleenroll", …; "cacerts" also where that step ended an enrolment
 	Server   string // base URL of the operations
 	Identity string // who we came as, as Options.Identity words it; may be empty
 	Class    error  // one of the classes of this package
