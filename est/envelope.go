@@ -39,9 +39,9 @@ type recipient struct {
 	key     []byte // encrypted
 }
 
-// openEnvelope decrypts the content of an EnvelopedData, which der, the message, has been through checkNesting for. Which
-// of the recipients is us is found by trying: a server may name one by the identifier that was sent, or by issuer and
-// serial number. The plaintext is a value in BER that has been through checkNesting too; it is the caller's to clear.
+// openEnvelope decrypts the content of an EnvelopedData. der, the message, has been through checkNesting. Which of the
+// recipients is us is found by trying: a server may name one by the identifier that was sent, or by issuer and serial
+// number. The plaintext is a value in BER that has been through checkNesting too; it is the caller's to clear.
 func openEnvelope(der []byte, unwrap crypto.Decrypter) ([]byte, error) {
 	contentType, content, err := readContentInfo(der)
 	if err != nil {
@@ -164,6 +164,7 @@ func parseRecipient(e element, keySize int) (recipient, error) {
 	switch string(algorithm[0].contents) {
 	case keyTransportRSA:
 		// With the size known a wrong padding shows as another key, not as an error: nobody can ask us about it.
+		//lint:ignore SA1019 OAEP is better, and this is what CMS has had since RFC 2630 and most servers write
 		return recipient{&rsa.PKCS1v15DecryptOptions{SessionKeyLen: keySize}, fields[3].contents}, nil
 	case keyTransportOAEP:
 		options := &rsa.OAEPOptions{Hash: crypto.SHA1, MGFHash: crypto.SHA1} // the defaults of RFC 8017, A.2.1

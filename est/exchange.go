@@ -171,8 +171,8 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	}
 	k := c.conn
 	if r.secret && len(k.ends) == 0 {
-		return nil, c.failHint(r, ErrUntrusted, errors.New("a key is asked for only from a server that explicit trust anchors "+
-			"vouch for, and this one's certificate leads to the system's roots alone"), hintExplicit)
+		return nil, c.failHint(r, ErrUntrusted, errors.New("a key is asked for only from a server that explicit trust "+
+			"anchors vouch for, and this one's certificate leads to the system's roots alone"), hintExplicit)
 	}
 	if err := c.produce(r, k); err != nil {
 		return nil, err

@@ -20,8 +20,9 @@ func wantBearable(t *testing.T, err error) {
 
 // Wherever a redirect points, a request is not led from https, nor by itself to another server.
 func FuzzLocation(f *testing.F) {
-	for _, seed := range []string{"/x/simpleenroll", "https://localhost/x", "HTTPS://LOCALHOST:443/x", "https://localhost:8443/",
-		"//evil.example/", "http://localhost/", "https://u:p@localhost/", "?", "https://", "https:opaque", "\\\\evil\\", "a:b:c", "\x1b[31m"} {
+	for _, seed := range []string{"/x/simpleenroll", "https://localhost/x", "HTTPS://LOCALHOST:443/x",
+		"https://localhost:8443/", "//evil.example/", "http://localhost/", "https://u:p@localhost/", "?", "https://",
+		"https:opaque", "\\\\evil\\", "a:b:c", "\x1b[31m"} {
 		f.Add(seed, http.StatusTemporaryRedirect, true)
 		f.Add(seed, http.StatusFound, false)
 	}
@@ -54,7 +55,8 @@ func FuzzLocation(f *testing.F) {
 // A body is parsed where its media type is one that we know, whatever stands behind that.
 func FuzzContentType(f *testing.F) {
 	for _, seed := range []string{"", "application/pkcs7-mime", "Application/PKCS7-Mime ; smime-type=certs-only", ";",
-		"application/x-pkcs7-certificates", "application/pkix-cert", "text/html; charset=utf-8", "multipart/mixed; boundary=\"x", "\x00"} {
+		"application/x-pkcs7-certificates", "application/pkix-cert", "text/html; charset=utf-8",
+		"multipart/mixed; boundary=\"x", "\x00"} {
 		f.Add(seed)
 	}
 	body := certsOnlyBody(f, newRoot(f, "root").cert)

@@ -44,8 +44,8 @@ func mediaTypeOf(contentType string) string {
 	return strings.ToLower(strings.TrimSpace(mediaType))
 }
 
-// parseCertificates returns the certificates of a body with this Content-Type, which may be empty: those of a certs-only
-// message, or bare ones where the media type says so. Otherwise it is parseCertsOnly.
+// parseCertificates returns the certificates of a body with this Content-Type, which may be empty: those of a
+// certs-only message, or bare ones where the media type says so. Otherwise it is parseCertsOnly.
 func parseCertificates(contentType string, body []byte) (certs []*x509.Certificate, unread []string, err error) {
 	mediaType := mediaTypeOf(contentType)
 	switch {

@@ -149,7 +149,8 @@ func TestUnreadableCertificates(t *testing.T) {
 		unread []string // the beginnings
 		err    string
 	}{
-		{"one of three", message(t, root.Raw, broken, root.Raw), 2, []string{"certificate 2 of 3 cannot be read: x509: "}, ""},
+		{"one of three", message(t, root.Raw, broken, root.Raw), 2,
+			[]string{"certificate 2 of 3 cannot be read: x509: "}, ""},
 		{"the first", message(t, broken, root.Raw), 1, []string{"certificate 1 of 2 cannot be read"}, ""},
 		{"all", message(t, broken, broken), 0, nil, "certificate 1 of 2 cannot be read: x509: "},
 		{"a hundred", message(t, repeat(broken, 100)...), 0, nil, "100 certificates in it, 64 are the limit"},
@@ -169,7 +170,7 @@ func TestUnreadableCertificates(t *testing.T) {
 	}
 }
 
-// The warning about such a certificate comes to who enrols, and so does it where the missing one is the cause of a failure.
+// Who enrols is warned of such a certificate, and told of it where its absence is why an enrolment failed.
 func TestUnreadableCertificatesAreTold(t *testing.T) {
 	s := newServer(t)
 	odd := bytes.Clone(newRoot(t, "odd").cert.Raw)
@@ -200,8 +201,8 @@ func TestUnreadableCertificatesAreTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(issued.Warnings) != 2 || !strings.HasPrefix(issued.Warnings[0], "of the server's CA certificates, certificate 1 of 2") ||
-		!strings.HasPrefix(issued.Warnings[1], "of the answer, certificate 2 of 2") {
+	want := []string{"of the server's CA certificates, certificate 1 of 2", "of the answer, certificate 2 of 2"}
+	if !slices.EqualFunc(issued.Warnings, want, strings.HasPrefix) {
 		t.Errorf("warnings %q", issued.Warnings)
 	}
 }
@@ -256,8 +257,8 @@ func TestMediaTypes(t *testing.T) {
 	}
 }
 
-// Servers that do not speak EST only, name certificates by other types. A certificate alone is taken where the type says
-// that it is one.
+// Servers that do not speak EST only, name certificates by other types. A certificate alone is taken where the type
+// says that it is one.
 func TestBareCertificates(t *testing.T) {
 	root := newRoot(t, "root").cert
 	armoured := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})

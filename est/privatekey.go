@@ -39,9 +39,10 @@ func decodeKey(body []byte) ([]byte, error) {
 }
 
 // parsePrivateKey reads a private key that is not encrypted: PKCS#8 (RFC 5958 2), which is what RFC 7030 4.4.2 has, or
-// PKCS#1 or SEC 1 (RFC 8017 A.1.2, RFC 5915), which servers send under its name. It may stand in an AsymmetricKeyPackage
-// (RFC 5958 2), and that in a SignedData, with a ContentInfo around it or without. Whose signature that is, RFC 7030
-// leaves open, so it is not verified: that the key is the certificate's says more. No error quotes any of it.
+// PKCS#1 or SEC 1 (RFC 8017 A.1.2, RFC 5915), which servers send under its name. It may stand in an
+// AsymmetricKeyPackage (RFC 5958 2), and that in a SignedData, with a ContentInfo around it or without. Whose signature
+// that is, RFC 7030 leaves open, so it is not verified: that the key is the certificate's says more. No error quotes
+// any of it.
 func parsePrivateKey(der []byte) (crypto.Signer, error) {
 	return parseKeyLayer(der, keyLayers)
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// keyPartLimit bounds the decoded private key part, in bytes: an envelope with a signed key in it, and the signer's chain.
+// keyPartLimit bounds the decoded private key part, in bytes: an envelope, the signed key in it, the signer's chain.
 const keyPartLimit = 64 << 10
 
 const (

@@ -189,7 +189,8 @@ func keygenServer(t *testing.T, answer func(key, certs string) (contentType stri
 			return
 		}
 		key := newKey(t)
-		leaf := s.root.certify(t, &x509.Certificate{RawSubject: csr.RawSubject, ExtraExtensions: csr.Extensions}, key.Public())
+		template := &x509.Certificate{RawSubject: csr.RawSubject, ExtraExtensions: csr.Extensions}
+		leaf := s.root.certify(t, template, key.Public())
 		pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 		if err != nil {
 			t.Error(err)
@@ -241,13 +242,14 @@ func TestServerKeygenShapes(t *testing.T) {
 			if issued.Key == nil || !public.Equal(issued.Key.Public()) || own.PublicKey.Equal(public) {
 				t.Error("key and certificate do not belong together, or are not new")
 			}
-			if issued.Leaf.Subject.CommonName != "gw-1" || len(issued.CAs) != 1 || len(issued.Warnings) != 0 || issued.Connections != 1 {
+			if issued.Leaf.Subject.CommonName != "gw-1" || len(issued.CAs) != 1 || len(issued.Warnings) != 0 ||
+				issued.Connections != 1 {
 				t.Errorf("%v, %d CAs, warnings %q, %d connections", issued.Leaf.Subject, len(issued.CAs), issued.Warnings,
 					issued.Connections)
 			}
 			post := s.log()[1]
-			if post.URL.Path != "/.well-known/est/serverkeygen" || post.Header.Get("Content-Type") != "application/pkcs10" ||
-				!post.Close {
+			if post.URL.Path != "/.well-known/est/serverkeygen" ||
+				post.Header.Get("Content-Type") != "application/pkcs10" || !post.Close {
 				t.Errorf("%s with header %v, close: %v", post.URL.Path, post.Header, post.Close)
 			}
 			s.awaitClosed() // net/http has nothing to read on, and so to log
@@ -469,8 +471,8 @@ func TestServerKeygenQuotesNothing(t *testing.T) {
 	}
 }
 
-// A key is asked for only from a server that explicit anchors vouch for (RFC 7030 6): the request is not even sent, and no
-// password is.
+// A key is asked for only from a server that explicit anchors vouch for (RFC 7030 6): the request is not even sent, and
+// no password is.
 func TestServerKeygenNeedsExplicitAnchors(t *testing.T) {
 	s := keygenServer(t, func(key, certs string) (string, []byte) {
 		return mixed, multipartBody(keyHeader, key, certHeader, certs)
@@ -484,7 +486,8 @@ func TestServerKeygenNeedsExplicitAnchors(t *testing.T) {
 	for _, o := range []Options{implicit, beside} {
 		_, err := newClient(t, o).ServerKeygen(t.Context(), csr, Want{}, nil)
 		e, is := errors.AsType[*Error](err)
-		if !is || e.Class != ErrUntrusted || !strings.Contains(err.Error(), "explicit") || !strings.Contains(e.Hint, "trusted_certs") {
+		if !is || e.Class != ErrUntrusted || !strings.Contains(err.Error(), "explicit") ||
+			!strings.Contains(e.Hint, "trusted_certs") {
 			t.Errorf("%v", err)
 		}
 	}
@@ -504,7 +507,9 @@ func TestServerKeygenNeedsExplicitAnchors(t *testing.T) {
 func TestServerThatMakesNoKeys(t *testing.T) {
 	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented} {
 		s := newServer(t)
-		s.handlers["serverkeygen"] = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no such thing", status) }
+		s.handlers["serverkeygen"] = func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no such thing", status)
+		}
 		s.start()
 		_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
 		_, err := newClient(t, s.options()).ServerKeygen(t.Context(), csr, Want{}, nil)
@@ -523,11 +528,13 @@ func FuzzKeygenAnswer(f *testing.F) {
 	certs := string(certsOnlyBody(f, newRoot(f, "root").cert))
 	f.Add(mixed, multipartBody(keyHeader, key, certHeader, certs), false)
 	f.Add(mixed, multipartBody(certHeader, certs, sealHeader, sealed), true)
-	f.Add(mixed, multipartBody("Content-Type: application/pkcs7-mime", certs, "Content-Type: application/pkcs7-mime", sealed), true)
+	const untold = "Content-Type: application/pkcs7-mime"
+	f.Add(mixed, multipartBody(untold, certs, untold, sealed), true)
 	f.Add(`multipart/mixed; boundary="\""`, multipartBody(keyHeader, key), false)
 	f.Add("multipart/mixed; boundary=a; boundary=b", []byte("--a--"), false)
 	unwrap := unwrapKey(f)
-	c, err := New(Options{URL: mustParse(f, "https://localhost/.well-known/est"), SystemRoots: true, Roots: x509.NewCertPool()})
+	base := mustParse(f, "https://localhost/.well-known/est")
+	c, err := New(Options{URL: base, SystemRoots: true, Roots: x509.NewCertPool()})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -200,8 +200,11 @@ func provesPossession(csr *x509.CertificateRequest, tlsUnique []byte, in ...asn1
 	return subtle.ConstantTimeCompare(value.Bytes, []byte(want)) == 1
 }
 
-// requestAttribute returns the first attribute of a request (RFC 2986 section 4.1) that is one of these and has one value.
-func requestAttribute(csr *x509.CertificateRequest, of ...asn1.ObjectIdentifier) (value asn1.RawValue, found bool, err error) {
+// requestAttribute returns the first attribute of a request (RFC 2986 section 4.1) that is one of these and has one
+// value.
+func requestAttribute(
+	csr *x509.CertificateRequest, of ...asn1.ObjectIdentifier,
+) (value asn1.RawValue, found bool, err error) {
 	var info struct {
 		Version    int
 		Subject    asn1.RawValue

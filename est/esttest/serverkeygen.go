@@ -197,6 +197,7 @@ func envelop(content []byte, to *x509.Certificate) ([]byte, error) {
 	pad := aes.BlockSize - len(content)%aes.BlockSize
 	sealed := append(bytes.Clone(content), bytes.Repeat([]byte{byte(pad)}, pad)...)
 	cipher.NewCBCEncrypter(block, iv).CryptBlocks(sealed, sealed)
+	//lint:ignore SA1019 what servers write: CMS has had it since RFC 2630
 	wrapped, err := rsa.EncryptPKCS1v15(rand.Reader, to.PublicKey.(*rsa.PublicKey), key)
 	if err != nil {
 		return nil, fmt.Errorf("encrypt to the key of %s: %w", to.Subject, err)
