@@ -184,12 +184,12 @@ func Endless(n int64) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.Header().Set("Content-Type", "application/pkcs7-mime; smime-type=certs-only")
 		lines := []byte(strings.Repeat(strings.Repeat("A", 64)+"\n", 512))
-		for n > 0 {
-			chunk := lines[:min(n, int64(len(lines)))]
+		for left := n; left > 0; { // n is for every answer, and they may be given at the same time
+			chunk := lines[:min(left, int64(len(lines)))]
 			if _, err := w.Write(chunk); err != nil {
 				panic(http.ErrAbortHandler)
 			}
-			n -= int64(len(chunk))
+			left -= int64(len(chunk))
 		}
 	}
 }
