@@ -112,6 +112,9 @@ type program struct {
 }
 
 func (p *program) command() *cobra.Command {
+	// The flag is ours, for cobra's would print through a template: text/template finds methods by their name at run time,
+	// so that the linker could leave none out of the program (2 MB).
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "certagent",
 		Short: "keep a device's X.509 certificates alive over EST",
@@ -120,16 +123,20 @@ keys, renews them in time and recovers by itself through a bootstrap credential.
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args:              command,
-		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if showVersion {
+				return p.printVersion()
+			}
+			return c.Help()
+		},
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if p.configFile == "" {
 				return misused(errors.New("--config names no file"))
 			}
 			return nil
 		},
-		Version: versionLine(),
 	}
-	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return misused(&hint{err, c.CommandPath() + " --help lists the flags"})
 	})

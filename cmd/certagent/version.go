@@ -13,11 +13,13 @@ func (p *program) versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "print the version",
 		Args:  atMost(0),
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(p.stdout, versionLine())
-			return err
-		},
+		RunE:  func(*cobra.Command, []string) error { return p.printVersion() },
 	}
+}
+
+func (p *program) printVersion() error {
+	_, err := fmt.Fprintln(p.stdout, versionLine())
+	return err
 }
 
 func versionLine() string {
