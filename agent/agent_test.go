@@ -27,7 +27,7 @@ import (
 	"certagent/store/keys"
 )
 
-// device is a gateway in a bubble of testing/synctest: a real store on a real disk, a real agent, and a CA in place of the
+// device is a gateway in a bubble of testing/synctest: a real store, a real agent, and a CA in place of the
 // network (real sockets do not count as blocked in a bubble). The bubble's clock begins at midnight of 2000-01-01.
 type device struct {
 	t    *testing.T
@@ -40,11 +40,26 @@ type device struct {
 }
 
 func newDevice(t *testing.T, lifetime time.Duration, text string) *device {
-	d := &device{t: t, dir: t.TempDir(), ca: newFakeCA(t, lifetime), logs: &syncBuffer{}}
+	d := &device{t: t, dir: memoryDir(t), ca: newFakeCA(t, lifetime), logs: &syncBuffer{}}
 	d.ca.writeBootstrap(t, d.dir, 100*365*24*time.Hour)
 	writeFile(t, filepath.Join(d.dir, "ca.pem"), pemOf(d.ca.cert.Raw))
 	d.configure(text)
 	return d
+}
+
+// memoryDir is a directory on a memory file system where there is one: a device's years sync thousands of times. That
+// what is to survive is synced is for package store to show.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "certagent-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // configure replaces DIR in text by the device's directory.
@@ -137,6 +152,7 @@ const day = 24 * time.Hour
 func settle() { synctest.Wait() }
 
 func TestRenewsForEver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		_, stop := d.boot()
@@ -169,8 +185,10 @@ func TestRenewsForEver(t *testing.T) {
 }
 
 func TestForcedRenewal(t *testing.T) {
+	t.Parallel()
 	for _, rotate := range []bool{true, false} {
 		t.Run(fmt.Sprintf("rotate_key=%v", rotate), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newDevice(t, day, strings.Replace(oneCertificate, "rotate_key = true", fmt.Sprintf("rotate_key = %v", rotate), 1))
 				a, stop := d.boot()
@@ -199,6 +217,7 @@ func TestForcedRenewal(t *testing.T) {
 // TestOutageLongerThanTheCertificate: an expired certificate cannot log in, so the bootstrap certificate brings it back,
 // and the wait after the outage is short although it has failed for days.
 func TestOutageLongerThanTheCertificate(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 10*day, oneCertificate)
 		a, stop := d.boot()
@@ -238,6 +257,7 @@ func TestOutageLongerThanTheCertificate(t *testing.T) {
 }
 
 func TestRefusedIdentityIsPassedOver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		_, stop := d.boot()
@@ -264,6 +284,7 @@ func TestRefusedIdentityIsPassedOver(t *testing.T) {
 }
 
 func TestLostFilesAreIssuedAnew(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(t *testing.T, dir string){
 		"the live link": func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "live")) },
 		"the key":       func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "live", "key.pem")) },
@@ -277,6 +298,7 @@ func TestLostFilesAreIssuedAnew(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newDevice(t, day, oneCertificate)
 				_, stop := d.boot()
@@ -301,6 +323,7 @@ func TestLostFilesAreIssuedAnew(t *testing.T) {
 // TestApprovalThatTakesDays: the same request is repeated byte for byte, also across a restart, no earlier than the server
 // said, and a force does not change that.
 func TestApprovalThatTakesDays(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		d.ca.fail(func(c call) error {
@@ -338,6 +361,7 @@ func TestApprovalThatTakesDays(t *testing.T) {
 
 // TestRestartKeepsKeyAndBackOff: neither a new key nor an early try for a server that is down.
 func TestRestartKeepsKeyAndBackOff(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		d.ca.fail(unavailable)
@@ -361,6 +385,7 @@ func TestRestartKeepsKeyAndBackOff(t *testing.T) {
 
 // TestKilledBetweenCommitAndRecord: what was wanted is had, and nothing is asked for twice.
 func TestKilledBetweenCommitAndRecord(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		_, stop := d.boot()
@@ -417,6 +442,7 @@ default = "https://est.example/.well-known/est"
 `
 
 func TestESTIdentity(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, withESTIdentity)
 		_, stop := d.boot()
@@ -456,6 +482,7 @@ func TestESTIdentity(t *testing.T) {
 }
 
 func TestESTIdentityThatCannotBeHadHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, withESTIdentity)
 		d.ca.fail(func(c call) error {
@@ -474,6 +501,7 @@ func TestESTIdentityThatCannotBeHadHoldsNobodyUp(t *testing.T) {
 }
 
 func TestClockBeforeTheBuildHoldsEverything(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 100*365*day, oneCertificate)
 		d.change = func(o *Options) { o.Built = time.Now().Add(10 * day) }
@@ -497,6 +525,7 @@ func TestClockBeforeTheBuildHoldsEverything(t *testing.T) {
 }
 
 func TestReload(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		a, stop := d.boot()
@@ -549,6 +578,7 @@ func TestReload(t *testing.T) {
 
 // TestRefusedChangeDoesNotStopRenewal: a CA that does not grant the new name must not let the old certificate die.
 func TestRefusedChangeDoesNotStopRenewal(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		a, stop := d.boot()
@@ -588,9 +618,11 @@ func TestRefusedChangeDoesNotStopRenewal(t *testing.T) {
 // TestSpreadFirstRenewal: a fleet enrolled in one minute flattens at its first renewal; a server that renews only near the
 // end says no to that, which is no failure.
 func TestSpreadFirstRenewal(t *testing.T) {
+	t.Parallel()
 	text := strings.Replace(oneCertificate, "rotate_key = true", "rotate_key = true\nfirst_renewal = \"spread\"", 1)
 	for _, strict := range []bool{false, true} {
 		t.Run(fmt.Sprintf("strict=%v", strict), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newDevice(t, 10*day, text)
 				a, stop := d.boot()
@@ -644,6 +676,7 @@ func (s slowKeys) Generate(a keys.Algorithm) (keys.Key, error) {
 
 // TestSlowKeyGenerationHoldsNobodyUp: neither the watchdog, nor another certificate, nor the end.
 func TestSlowKeyGenerationHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		let := make(chan struct{})
@@ -676,6 +709,7 @@ func TestSlowKeyGenerationHoldsNobodyUp(t *testing.T) {
 }
 
 func TestPanicIsOneCertificatesProblem(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate+"\n[cert_issuance.certs.mqtt]\nmethod = \"est\"\ncommon_name = \"mqtt\"\n")
 		d.ca.fail(func(c call) error {
@@ -696,6 +730,7 @@ func TestPanicIsOneCertificatesProblem(t *testing.T) {
 }
 
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, withESTIdentity)
 		once := func() error {

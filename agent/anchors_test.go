@@ -50,6 +50,7 @@ func (s *shows) provisional(o *Options) {
 // TestAnchorByFingerprint: with a fingerprint in place of trusted_certs the server's CA certificate is taken from itself, once,
 // without any login; everything else goes over connections that it vouches for.
 func TestAnchorByFingerprint(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		good := &shows{certs: []*x509.Certificate{stranger(t), d.ca.cert}}
@@ -83,6 +84,7 @@ func TestAnchorByFingerprint(t *testing.T) {
 }
 
 func TestFingerprintThatDoesNotMatch(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		other := &shows{certs: []*x509.Certificate{stranger(t)}}
@@ -114,6 +116,7 @@ func TestFingerprintThatDoesNotMatch(t *testing.T) {
 // TestFilesGoBeforeTheFingerprint: the server is not asked while the configured anchors can be read, and a fingerprint that
 // was changed since takes nothing from the store.
 func TestFilesGoBeforeTheFingerprint(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		s := &shows{err: errors.New("asked")}

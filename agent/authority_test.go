@@ -140,6 +140,7 @@ const longLife = 10 * 365 * day
 // TestCACertificatesAreRefreshed: once a week, whatever the renewals do, with the certificate itself and never a password
 // (row 30 of RFC 7030 section 4.1.2).
 func TestCACertificatesAreRefreshed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := strings.Replace(oneCertificate, "[cert_issuance.est.auth]", "[cert_issuance.est.auth]\nusername = \"u\"\npassword = \"p\"", 1)
 		d := newDevice(t, longLife, text)
@@ -174,6 +175,7 @@ func TestCACertificatesAreRefreshed(t *testing.T) {
 
 // TestRenewalsThatFetchCount: nothing is asked for twice.
 func TestRenewalsThatFetchCount(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 4*day, oneCertificate)
 		_, stop := d.boot()
@@ -188,6 +190,7 @@ func TestRenewalsThatFetchCount(t *testing.T) {
 
 // TestRefreshThatFails: it backs off, obeys Retry-After, survives a restart and becomes a problem; the certificates go on.
 func TestRefreshThatFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, longLife, oneCertificate)
 		a, stop := d.boot()
@@ -243,6 +246,7 @@ func TestRefreshThatFails(t *testing.T) {
 
 // TestRefreshWithoutTheCertificate: a server that does not take it may yet tell its CA certificates to anybody.
 func TestRefreshWithoutTheCertificate(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, longLife, oneCertificate)
 		a, stop := d.boot()
@@ -264,6 +268,7 @@ func TestRefreshWithoutTheCertificate(t *testing.T) {
 
 // TestRefreshWaitsForTheClock: with a clock that is not credible nothing is fetched, nor judged old.
 func TestRefreshWaitsForTheClock(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var off atomic.Int64
 		d := newDevice(t, longLife, oneCertificate)
@@ -291,6 +296,7 @@ func TestRefreshWaitsForTheClock(t *testing.T) {
 
 // TestLostTrustIsFetchedAgain: it is there for other software, too.
 func TestLostTrustIsFetchedAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, longLife, oneCertificate)
 		_, stop := d.boot()
@@ -315,6 +321,7 @@ func TestLostTrustIsFetchedAgain(t *testing.T) {
 
 // TestRefreshThatHangsHoldsNobodyUp: neither the watchdog, nor a renewal, nor the end.
 func TestRefreshThatHangsHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, longLife, oneCertificate)
 		var fed atomic.Int64

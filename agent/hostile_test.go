@@ -22,6 +22,7 @@ import (
 // TestChangeThatIsNotGranted: whatever a CA has against a change of name or key, and whatever else happens meanwhile, the
 // certificate is renewed as it was.
 func TestChangeThatIsNotGranted(t *testing.T) {
+	t.Parallel()
 	changes := map[string]struct{ from, to string }{
 		"name": {`common_name = "gateway"`, `common_name = "other"`},
 		"key":  {`common_name = "gateway"`, "common_name = \"gateway\"\nkey = \"ed25519\""},
@@ -41,6 +42,7 @@ func TestChangeThatIsNotGranted(t *testing.T) {
 		for status, answer := range answers {
 			for event, happen := range meanwhile {
 				t.Run(change+"/"+status+"/"+event, func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						d := newDevice(t, 12*time.Hour, oneCertificate)
 						a, stop := d.boot()
@@ -90,6 +92,7 @@ func hasProblem(all []Problem, code string) bool {
 
 // TestChangeWhileDue: the change comes in an outage, with the certificate due already.
 func TestChangeWhileDue(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 4*day, oneCertificate)
 		a, stop := d.boot()
@@ -116,6 +119,7 @@ func TestChangeWhileDue(t *testing.T) {
 // TestSpentCredentials: a password that was shredded after it had served, and a name that cannot be found out any more, do
 // not keep a living certificate from renewing itself.
 func TestSpentCredentials(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := strings.Replace(oneCertificate, `common_name = "gateway"`, `common_name_from = "file://DIR/name"`, 1)
 		text = strings.Replace(text, `bootstrap_identity_cert = "file://DIR/bootstrap.pem"`, `username = "user"`, 1)
@@ -140,6 +144,7 @@ func TestSpentCredentials(t *testing.T) {
 // TestClockGlitch: the clock runs ahead for ten minutes, in which a try fails, and is right again. What was stored then must
 // hold nothing up, with or without a restart.
 func TestClockGlitch(t *testing.T) {
+	t.Parallel()
 	failures := map[string]error{
 		"down":        &est.Error{Class: est.ErrUnavailable},
 		"Retry-After": &est.Error{Class: est.ErrUnavailable, Status: 503, RetryAfter: day},
@@ -149,6 +154,7 @@ func TestClockGlitch(t *testing.T) {
 		for _, ahead := range []time.Duration{30 * time.Hour, 5 * 365 * day} {
 			for _, restart := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%v/restart=%v", name, ahead, restart), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						var off atomic.Int64
 						d := newDevice(t, 2*day, oneCertificate)
@@ -185,6 +191,7 @@ func TestClockGlitch(t *testing.T) {
 
 // TestNoWellDefinedEnd: RFC 5280 section 4.1.2.5 has certificates that end in 9999. They are no reason to spin.
 func TestNoWellDefinedEnd(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 290*365*day, strings.Replace(oneCertificate, `"80%"`, `"60m"`, 1))
 		var looks atomic.Int64
@@ -203,6 +210,7 @@ func TestNoWellDefinedEnd(t *testing.T) {
 
 // TestApprovalOfWhatIsGone: nobody waits for the approval of a request whose key is not on disk any more.
 func TestApprovalOfWhatIsGone(t *testing.T) {
+	t.Parallel()
 	week := func(call) error { return &est.Error{Class: est.ErrPending, Status: 202, RetryAfter: 7 * day} }
 	for name, lose := range map[string]func(d *device, a *Agent){
 		"the directory was removed": func(d *device, _ *Agent) {
@@ -222,6 +230,7 @@ func TestApprovalOfWhatIsGone(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newDevice(t, day, oneCertificate)
 				d.ca.fail(week)
@@ -241,6 +250,7 @@ func TestApprovalOfWhatIsGone(t *testing.T) {
 
 // TestOneBadDirectory: somebody's file in the place of a certificate's directory is that certificate's problem.
 func TestOneBadDirectory(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate+"\n[cert_issuance.certs.mqtt]\nmethod = \"est\"\ncommon_name = \"mqtt\"\n")
 		if err := os.MkdirAll(filepath.Join(d.dir, "state/certs"), 0o755); err != nil {
@@ -263,6 +273,7 @@ func TestOneBadDirectory(t *testing.T) {
 
 // TestSomebodyKeepsDeleting: the CA must not pay for it.
 func TestSomebodyKeepsDeleting(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 30*day, oneCertificate)
 		_, stop := d.boot()
@@ -283,6 +294,7 @@ func TestSomebodyKeepsDeleting(t *testing.T) {
 
 // TestRepairedCredential: a try follows within minutes, not at the end of a long back-off.
 func TestRepairedCredential(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, 365*day, oneCertificate)
 		anchors := filepath.Join(d.dir, "ca.pem")
@@ -303,6 +315,7 @@ func TestRepairedCredential(t *testing.T) {
 
 // TestStatusIsOfNow: what status says is true when it is asked, not when the keeper looked last.
 func TestStatusIsOfNow(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		a, stop := d.boot()
@@ -318,6 +331,7 @@ func TestStatusIsOfNow(t *testing.T) {
 
 // TestPolicyReloadIsSpread: a rollout that makes a fleet due must not bring it at one second.
 func TestPolicyReloadIsSpread(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := strings.Replace(oneCertificate, `jitter = "0%"`, `jitter = "20m"`, 1)
 		for i := range 9 {

@@ -87,6 +87,7 @@ func TestDriftOfKey(t *testing.T) {
 // TestAttributesChooseTheKey: what a server asks for by /csrattrs holds where the configuration leaves it open, and a
 // restart or a later answer is no drift.
 func TestAttributesChooseTheKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate+"\n[cert_issuance.certs.mqtt]\nmethod = \"est\"\ncommon_name = \"mqtt\"\nkey = \"ed25519\"\n")
 		d.ca.want(&est.Attributes{Algorithm: "ec", Bits: 384}, nil)
@@ -119,6 +120,7 @@ func TestAttributesChooseTheKey(t *testing.T) {
 
 // TestAttributesThatEndAnAttempt: what is about the server as a whole is not tried a second time; all else is a warning.
 func TestAttributesThatEndAnAttempt(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		err  error
 		ends bool
@@ -131,6 +133,7 @@ func TestAttributesThatEndAnAttempt(t *testing.T) {
 		"nonsense":            {&est.Error{Class: est.ErrBadResponse, Status: 200}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newDevice(t, day, oneCertificate)
 				d.ca.want(nil, c.err)
@@ -147,6 +150,7 @@ func TestAttributesThatEndAnAttempt(t *testing.T) {
 
 // TestAttributesCanBeLeftAlone: csrattrs = false is for a server whose answer does harm.
 func TestAttributesCanBeLeftAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, strings.Replace(oneCertificate, "[cert_issuance.est]", "[cert_issuance.est]\ncsrattrs = false", 1))
 		d.ca.want(nil, &est.Error{Class: est.ErrUnavailable})
@@ -159,6 +163,7 @@ func TestAttributesCanBeLeftAlone(t *testing.T) {
 
 // TestAcceptedRequestIsRepeated: byte for byte while the server wants the same, and while what it wants cannot be had.
 func TestAcceptedRequestIsRepeated(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		d.ca.want(&est.Attributes{Algorithm: "ec", Bits: 384}, nil)
@@ -193,6 +198,7 @@ func TestAcceptedRequestIsRepeated(t *testing.T) {
 // TestLinkedRequests: each connection gets a request of its own with the same key, durable before it is sent, and the wait
 // for an approval survives that (RFC 7030 section 3.5 and 4.2.3).
 func TestLinkedRequests(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, oneCertificate)
 		d.ca.want(&est.Attributes{Link: true}, nil)
@@ -249,6 +255,7 @@ func TestLinkedRequests(t *testing.T) {
 
 // TestLinkOnDemandOfTheConfiguration: link_identity reaches the client.
 func TestLinkOnDemandOfTheConfiguration(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, strings.Replace(oneCertificate, "[cert_issuance.est]",
 			"[cert_issuance.est]\nlink_identity = true\nredirect_hosts = [\"other.example\"]", 1))
@@ -264,6 +271,7 @@ func TestLinkOnDemandOfTheConfiguration(t *testing.T) {
 // TestServerMakesTheKey: the key that the server gives is the certificate's, at a renewal too; an answer without one leaves
 // everything as it was.
 func TestServerMakesTheKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, day, strings.Replace(oneCertificate, `common_name = "gateway"`, "common_name = \"gateway\"\nserver_key = true", 1))
 		made := func() crypto.Signer {
