@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -183,7 +182,7 @@ func (c *Certificate) Fingerprint() string {
 }
 
 func digest(h hash.Hash, path string, info fs.FileInfo) {
-	fmt.Fprintln(h, strconv.Quote(path), info.Mode(), info.Size(), info.ModTime().UnixNano())
+	fmt.Fprintln(h, path, uint32(info.Mode()), info.Size(), info.ModTime().UnixNano())
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		fmt.Fprintln(h, st.Ino, st.Uid, st.Gid, st.Ctim.Nano())
 	}
