@@ -75,6 +75,9 @@ func (h *authorities) look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	if now := h.agent.o.Now(); h.since.After(now) {
+		h.since = now // it was read from a clock that ran ahead
+	}
 	views := h.agent.serverViews(h.since)
 	h.agent.publishServers(views)
 	h.wakeAt(time.Time{})
@@ -163,8 +166,8 @@ func (h *authorities) finish(r refreshed) {
 
 const opCACerts = "cacerts"
 
-// refresh fetches the CA certificates of a server and stores them. It shows the server a certificate that it has issued,
-// where there is one; a server that cannot take that is asked once more without. A password is never given.
+// refresh fetches the CA certificates of a server and stores them. It shows the server one of the certificates that are
+// renewed there, if one can log in; a server that does not take that is asked once more without. A password is never given.
 func (a *Agent) refresh(ctx context.Context, s server) error {
 	stored, err := a.o.Store.Trust(s.url.String())
 	if err != nil {
@@ -179,10 +182,9 @@ func (a *Agent) refresh(ctx context.Context, s server) error {
 			"nothing by hand: the next renewal takes it again")
 	}
 	options := a.completed(est.Options{URL: s.url, RedirectHosts: s.cert.RedirectHosts}, &s.cert, by, stored)
-	if s.live != nil {
-		if own := s.live.TLS(); own.PrivateKey != nil && checkLeaf(&own, a.o.Now()) == "" && forClients(own.Leaf) && !s.cert.CA {
-			options.Certificate, options.Identity = &own, "certificate "+s.cert.ID
-		}
+	if s.login != nil {
+		own := s.login.TLS()
+		options.Certificate, options.Identity = &own, "certificate "+s.cert.ID
 	}
 	err = a.fetch(ctx, options, by)
 	if e, ok := errors.AsType[*est.Error](err); ok && options.Certificate != nil && e.Class == est.ErrUnauthorized {

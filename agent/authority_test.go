@@ -114,23 +114,26 @@ func TestServersOfAConfiguration(t *testing.T) {
 		return u
 	}
 	one, two := "https://one.example/.well-known/est", "https://two.example/.well-known/est"
-	g := &store.Generation{Meta: store.Meta{Server: two}}
+	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	generation := func(left time.Duration, usage ...x509.ExtKeyUsage) *store.Generation {
+		return &store.Generation{Leaf: &x509.Certificate{NotAfter: now.Add(left), ExtKeyUsage: usage}}
+	}
+	good := generation(day)
+	good.Meta.Server = two
+	lives := map[string]*store.Generation{
+		"ca": generation(day), "expired": generation(-day), "for servers": generation(day, x509.ExtKeyUsageServerAuth), "b": good, "c": generation(day),
+	}
 	all := serversOf([]config.Certificate{
-		{ID: "a", URL: parse(one)}, {ID: "b", URL: parse(one), RenewURL: parse(two)}, {ID: "c", URL: parse(two)},
-	}, func(id string) *store.Generation {
-		if id == "b" {
-			return g
-		}
-		return nil
-	})
+		{ID: "a", URL: parse(one)}, {ID: "ca", URL: parse(one), CA: true}, {ID: "expired", URL: parse(one)},
+		{ID: "for servers", URL: parse(one)}, {ID: "b", URL: parse(one), RenewURL: parse(two)}, {ID: "c", URL: parse(two)},
+	}, func(id string) *store.Generation { return lives[id] }, now)
 	if len(all) != 2 || all[0].url.String() != one || all[1].url.String() != two {
 		t.Fatalf("%+v", all)
 	}
-	if s := all[0]; s.cert.ID != "b" || s.live != g || s.issued {
-		t.Errorf("the first: used by %s, live %v, issued %v", s.cert.ID, s.live, s.issued)
-	}
-	if s := all[1]; s.cert.ID != "b" || s.live != g || !s.issued {
-		t.Errorf("the second: used by %s, live %v, issued %v", s.cert.ID, s.live, s.issued)
+	for i, issued := range []bool{false, true} {
+		if s := all[i]; s.cert.ID != "b" || s.login != good || s.issued != issued {
+			t.Errorf("%s: %s logs in with %v, issued %v", s.url, s.cert.ID, s.login, s.issued)
+		}
 	}
 }
 
@@ -290,6 +293,30 @@ func TestRefreshWaitsForTheClock(t *testing.T) {
 		settle()
 		if got := len(d.ca.fetches()); got != n+1 {
 			t.Errorf("%d fetches once the clock was right, nine days later", got-n)
+		}
+	})
+}
+
+// TestRefreshAfterAClockThatRanAhead: what was fetched by such a clock, and by an agent that it started, is old within an
+// hour of the right time, not in years.
+func TestRefreshAfterAClockThatRanAhead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var off atomic.Int64
+		off.Store(int64(5 * 365 * day))
+		d := newDevice(t, longLife, oneCertificate)
+		d.change = func(o *Options) {
+			o.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+		}
+		_, stop := d.boot()
+		defer stop()
+		time.Sleep(time.Minute)
+		n := len(d.ca.fetches())
+		off.Store(0)
+		time.Sleep(refreshUnknown + 2*time.Minute)
+		settle()
+		if got := len(d.ca.fetches()); got != n+1 {
+			t.Errorf("%d fetches within an hour of the right time, want 1", got-n)
 		}
 	})
 }

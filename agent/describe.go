@@ -266,7 +266,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 	}
 	sortCertificates(s.Certificates)
 	if o.Config != nil {
-		servers := serversOf(o.Config.Certificates, func(id string) *store.Generation { return lives[id] })
+		servers := serversOf(o.Config.Certificates, func(id string) *store.Generation { return lives[id] }, o.Now)
 		var problems []Problem
 		s.Servers, problems = describeServers(viewServers(servers, o.Store, o.Host, o.Now, o.Now), o.Now)
 		s.Problems = append(s.Problems, problems...)

@@ -248,6 +248,29 @@ func TestApprovalOfWhatIsGone(t *testing.T) {
 	}
 }
 
+// TestApprovalAtAServerThatIsGone: what one server for renewals asked to wait for is not waited for at the next one.
+func TestApprovalAtAServerThatIsGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, strings.Replace(oneCertificate, `common_name = "gateway"`,
+			"common_name = \"gateway\"\nrenew_url = \"https://old.example/.well-known/est\"", 1))
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		d.ca.fail(func(c call) error { return &est.Error{Op: c.op, Class: est.ErrPending, Status: 202, RetryAfter: 7 * day} })
+		a.RenewAll()
+		time.Sleep(time.Minute)
+		d.ca.fail(nil)
+		d.text = strings.Replace(d.text, "old.example", "new.example", 1)
+		a.Reload()
+		time.Sleep(time.Minute)
+		settle()
+		if g := d.live("device-id"); g.Number != 2 || g.Meta.Server != "https://new.example/.well-known/est" {
+			t.Errorf("generation %d is of %s", g.Number, g.Meta.Server)
+		}
+	})
+}
+
 // TestOneBadDirectory: somebody's file in the place of a certificate's directory is that certificate's problem.
 func TestOneBadDirectory(t *testing.T) {
 	t.Parallel()

@@ -293,10 +293,15 @@ func (k *keeper) checkPending() {
 	if err != nil {
 		return // nothing is known of it
 	}
-	if p == nil || p.Accepted.IsZero() || p.Request.URL != k.cfg.URL.String() ||
+	if p == nil || p.Accepted.IsZero() || !serves(p.Server, &k.cfg) ||
 		k.cfg.Key != "" && string(p.Key.Algorithm()) != k.cfg.Key || p.Request.ServerKey != k.cfg.ServerKey {
 		k.retry.PendingUntil = time.Time{}
 	}
+}
+
+// serves tells whether c is still asked for at that server.
+func serves(server string, c *config.Certificate) bool {
+	return server == c.URL.String() || c.RenewURL != nil && server == c.RenewURL.String()
 }
 
 // noticeDrift compares the configured request with the recorded one and gives a new difference its time.

@@ -41,8 +41,7 @@ func thumbprint(c *x509.Certificate) string {
 // not: the server that it vouched for may have been the reason. A time that lies ahead was written by a clock that was
 // wrong, and makes nothing fresh.
 func knownOf(t store.Trust, by anchoring, now time.Time) est.Known {
-	trusted := by.names()
-	if slices.ContainsFunc(t.Under, func(name string) bool { return !slices.Contains(trusted, name) }) {
+	if void(t, by) {
 		return est.Known{}
 	}
 	k := est.Known{
@@ -58,6 +57,12 @@ func knownOf(t store.Trust, by anchoring, now time.Time) est.Known {
 	return k
 }
 
+// void tells that an anchor which t was learned under is trusted no more.
+func void(t store.Trust, by anchoring) bool {
+	trusted := by.names()
+	return slices.ContainsFunc(t.Under, func(name string) bool { return !slices.Contains(trusted, name) })
+}
+
 // learn is the stored trust after an attempt that began with before and ended with after, under the trust called by. What
 // another attempt stored meanwhile stands where it is newer.
 func learn(stored store.Trust, before, after est.Known, by anchoring, now time.Time) store.Trust {
@@ -65,6 +70,9 @@ func learn(stored store.Trust, before, after est.Known, by anchoring, now time.T
 	switch {
 	case len(after.CAs) == 0:
 	case !after.Fetched.Equal(before.Fetched) && newer(after.Fetched, stored.Fetched):
+		if void(stored, by) {
+			stored.Attributes, stored.AttributesFetched, stored.Linking = nil, time.Time{}, false
+		}
 		stored.CAs, stored.TLSAnchors, stored.ImplicitOff = after.CAs, after.TLSAnchors, after.ImplicitOff
 		stored.Fetched, stored.Under, stored.Refresh = after.Fetched, by.names(), store.Refresh{}
 	case after.ImplicitOff && !before.ImplicitOff && after.Fetched.Equal(stored.Fetched):

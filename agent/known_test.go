@@ -103,6 +103,12 @@ func TestLearning(t *testing.T) {
 	if got := learn(wrong, est.Known{CAs: cas("old")}, second, by, noon); !got.Fetched.Equal(noon) {
 		t.Errorf("what a wrong clock wrote stands for ever: %v", got.Fetched)
 	}
+	distrusted := stored
+	distrusted.Under, distrusted.Linking = anchoring{anchors: cas("gone")}.names(), true
+	if got := learn(distrusted, est.Known{}, est.Known{CAs: cas("new"), Fetched: noon}, by, noon); got.Linking || got.Attributes != nil ||
+		!got.AttributesFetched.IsZero() || void(got, by) {
+		t.Errorf("what was learned under an anchor that is gone counts again: %+v", got)
+	}
 	off := first
 	off.ImplicitOff = true // a later connection of the server's, nothing fetched
 	if got := learn(learn(stored, before, first, by, noon), first, off, by, noon); !got.ImplicitOff {

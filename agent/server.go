@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"net/url"
-	"slices"
 	"time"
 
 	"certagent/agent/config"
@@ -15,33 +14,45 @@ import (
 // server is one EST server of the configuration.
 type server struct {
 	url    *url.URL
-	cert   config.Certificate // one that uses it: the first, or the first that has a live generation
-	live   *store.Generation  // of cert; nil while there is none
+	cert   config.Certificate // one that uses it: the first, or the first that can log in
+	login  *store.Generation  // the live one of cert, if it can log in now; nil while no certificate can
 	issued bool               // a live generation came from it
 }
 
 // serversOf lists the servers of a configuration, each once, in the order of the certificates. live gives the live
 // generation of one, nil if there is none.
-func serversOf(certificates []config.Certificate, live func(id string) *store.Generation) []server {
+func serversOf(certificates []config.Certificate, live func(id string) *store.Generation, now time.Time) []server {
 	var all []server
+	place := map[string]int{} // in all, by URL
 	for _, c := range certificates {
 		g := live(c.ID)
 		for _, u := range []*url.URL{c.URL, c.RenewURL} {
 			if u == nil {
 				continue
 			}
-			i := slices.IndexFunc(all, func(s server) bool { return s.url.String() == u.String() })
-			if i < 0 {
+			name := u.String()
+			i, found := place[name]
+			if !found {
 				i = len(all)
-				all = append(all, server{url: u, cert: c})
+				place[name], all = i, append(all, server{url: u, cert: c})
 			}
-			if g != nil && all[i].live == nil {
-				all[i].cert, all[i].live = c, g
+			if all[i].login == nil && canLogIn(c, g, now) {
+				all[i].cert, all[i].login = c, g
 			}
-			all[i].issued = all[i].issued || g != nil && g.Meta.Server == u.String()
+			all[i].issued = all[i].issued || g != nil && g.Meta.Server == name
 		}
 	}
 	return all
+}
+
+// canLogIn tells whether the live generation g of c is worth showing to a server: a CA certificate is no login, and most
+// servers end the connection over one that has expired or is for servers alone.
+func canLogIn(c config.Certificate, g *store.Generation, now time.Time) bool {
+	if c.CA || g == nil {
+		return false
+	}
+	own := g.TLS()
+	return checkLeaf(&own, now) == "" && forClients(g.Leaf)
 }
 
 // serverView is a server and when its CA certificates are to be fetched next.
@@ -144,7 +155,7 @@ func (h Host) place(u *url.URL) float64 {
 // serverViews looks at every server of the configuration in force.
 func (a *Agent) serverViews(since time.Time) []serverView {
 	a.mu.Lock()
-	servers := serversOf(a.cfg.Certificates, func(id string) *store.Generation { return a.views[id].live })
+	servers := serversOf(a.cfg.Certificates, func(id string) *store.Generation { return a.views[id].live }, a.o.Now())
 	a.mu.Unlock()
 	return viewServers(servers, a.o.Store, a.o.Host, since, a.o.Now())
 }
