@@ -199,8 +199,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 		a.o.Notify("STOPPING=1")
-		a.stopAll()
-		tasks.Wait()
+		done := make(chan struct{})
+		go func() { tasks.Wait(); close(done) }()
+		a.stopAll(done)
 		a.o.Log.Info().Msg("agent stopped")
 		return nil
 	}
@@ -236,11 +237,11 @@ func guard(f func()) (err error) {
 	return nil
 }
 
-// stopGrace is how long Run waits for its keepers once it is to end: a disk may hang, and what was to be written then is
+// stopGrace is how long Run waits for its keepers and tasks once it is to end: a disk may hang, and what was to be written then is
 // not true yet.
 const stopGrace = 3 * time.Second
 
-func (a *Agent) stopAll() {
+func (a *Agent) stopAll(tasks <-chan struct{}) {
 	a.mu.Lock()
 	running := a.running
 	a.running = map[string]*runningKeeper{}
@@ -257,6 +258,11 @@ func (a *Agent) stopAll() {
 			a.o.Log.Warn().Str("certificate", id).Msg("an attempt did not end in time and is abandoned; its request is kept")
 			return
 		}
+	}
+	select {
+	case <-tasks:
+	case <-grace.C:
+		a.o.Log.Warn().Msg("the refresh of CA certificates did not end in time and is abandoned")
 	}
 }
 

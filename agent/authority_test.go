@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/x509"
 	"math"
 	"net/url"
@@ -382,5 +383,44 @@ func TestRefreshThatHangsHoldsNobodyUp(t *testing.T) {
 		if took := time.Since(began); took > 0 {
 			t.Errorf("the end took %v", took)
 		}
+	})
+}
+
+// stuck answers to nobody, not even to the end: it is on a disk or in a library that hangs.
+type stuck struct {
+	Enroller
+	let <-chan struct{}
+}
+
+func (s stuck) CACerts(context.Context) ([]*x509.Certificate, error) {
+	<-s.let
+	return nil, context.Canceled
+}
+
+// TestStuckRefreshIsAbandoned: the end of the agent comes in time all the same.
+func TestStuckRefreshIsAbandoned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, longLife, oneCertificate)
+		let := make(chan struct{})
+		d.change = func(o *Options) {
+			dial := o.Dial
+			o.Dial = func(eo est.Options) (Enroller, error) {
+				client, err := dial(eo)
+				return stuck{client, let}, err
+			}
+		}
+		_, stop := d.boot()
+		time.Sleep(8 * day)
+		began := time.Now()
+		go func() { // lets the test end where the agent does not
+			time.Sleep(time.Minute)
+			close(let)
+		}()
+		stop()
+		if took := time.Since(began); took > stopGrace {
+			t.Errorf("the end took %v", took)
+		}
+		<-let
 	})
 }
