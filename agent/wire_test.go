@@ -296,31 +296,43 @@ func viewTrust(g *gateway, url string) (store.Trust, error) {
 }
 
 // TestChangeOfTheCAKey: a device that heard of the CA's new key while the old one was in use goes on when it is not, with the
-// old root alone in trusted_certs (RFC 7030 section 4.1.3).
+// old root alone in trusted_certs, or known by its fingerprint alone, even if the record of it is lost (RFC 7030 section
+// 4.1.3).
 func TestChangeOfTheCAKey(t *testing.T) {
-	server := esttest.New(t, esttest.Options{Lifetime: 10 * day})
-	g := newGateway(t, server, trustFile, byUser, "[cert_issuance.certs.mqtt.auto_renew]\njitter = \"0%\"\n")
-	g.mustTurn()
-	rollover := server.Rollover()
-	g.ahead = 204 * time.Hour // past four fifths
-	g.mustTurn()
-	server.FinishRollover()
-	g.ahead = 220 * time.Hour // past the guard of a certificate that was born due
-	g.mustTurn()
-	live := g.live()
-	if live.Number != 3 {
-		t.Errorf("generation %d", live.Number)
-	}
-	if err := live.Leaf.CheckSignatureFrom(rollover.NewWithNew); err != nil {
-		t.Errorf("the last certificate is not of the new root: %v", err)
-	}
-	trust, err := viewTrust(g, server.URL())
-	if err != nil || !slices.ContainsFunc(trust.TLSAnchors, rollover.NewWithNew.Equal) {
-		t.Errorf("of %d CA certificates %d are anchors for TLS, the new root is not among them; %v",
-			len(trust.CAs), len(trust.TLSAnchors), err)
-	}
-	if n := strings.Count(g.logs.String(), "CA certificates changed"); n < 2 {
-		t.Errorf("%d changes of the CA certificates are in the log", n)
+	for _, byFingerprint := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fingerprint %v", byFingerprint), func(t *testing.T) {
+			server := esttest.New(t, esttest.Options{Lifetime: 10 * day})
+			trust := trustFile
+			if byFingerprint {
+				trust = "bootstrap_fingerprint = \"" + thumbprint(server.Root) + "\""
+			}
+			g := newGateway(t, server, trust, byUser, "[cert_issuance.certs.mqtt.auto_renew]\njitter = \"0%\"\n")
+			g.mustTurn()
+			rollover := server.Rollover()
+			g.ahead = 204 * time.Hour // past four fifths
+			g.mustTurn()
+			server.FinishRollover()
+			if byFingerprint {
+				remove(t, filepath.Join(g.dir, "state/trust", strings.ReplaceAll(server.Addr(), ":", "_")+".json"))
+			}
+			g.ahead = 220 * time.Hour // past the guard of a certificate that was born due
+			g.mustTurn()
+			live := g.live()
+			if live.Number != 3 {
+				t.Errorf("generation %d", live.Number)
+			}
+			if err := live.Leaf.CheckSignatureFrom(rollover.NewWithNew); err != nil {
+				t.Errorf("the last certificate is not of the new root: %v", err)
+			}
+			known, err := viewTrust(g, server.URL())
+			if err != nil || !slices.ContainsFunc(known.TLSAnchors, rollover.NewWithNew.Equal) {
+				t.Errorf("of %d CA certificates %d are anchors for TLS, the new root is not among them; %v",
+					len(known.CAs), len(known.TLSAnchors), err)
+			}
+			if n := strings.Count(g.logs.String(), "CA certificates changed"); n < 2 {
+				t.Errorf("%d changes of the CA certificates are in the log", n)
+			}
+		})
 	}
 }
 
