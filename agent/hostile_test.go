@@ -257,7 +257,9 @@ func TestApprovalAtAServerThatIsGone(t *testing.T) {
 		a, stop := d.boot()
 		defer stop()
 		settle()
-		d.ca.fail(func(c call) error { return &est.Error{Op: c.op, Class: est.ErrPending, Status: 202, RetryAfter: 7 * day} })
+		d.ca.fail(func(c call) error {
+			return &est.Error{Op: c.op, Class: est.ErrPending, Status: 202, RetryAfter: 7 * day}
+		})
 		a.RenewAll()
 		time.Sleep(time.Minute)
 		d.ca.fail(nil)
