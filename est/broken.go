@@ -29,6 +29,10 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		}
 		return c.fail(r, ErrUnavailable, nil, fmt.Errorf("nothing more came within %v: %s", c.o.Timeout, k.stage(began)))
 	}
+	capped := k.reached && k.chain == nil && c.capped(k.origin)
+	if capped {
+		c.doubtLinking()
+	}
 	switch {
 	case k.proxy != nil && k.proxy.Reached:
 		return c.failHint(r, ErrUnavailable, k.proxy,
@@ -37,7 +41,7 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return c.failHint(r, ErrUnavailable, k.proxy, "check HTTPS_PROXY and NO_PROXY, and that the proxy runs")
 	case !k.reached:
 		return c.failHint(r, ErrUnavailable, err, "check host and port in the URL, the network, and that the server runs")
-	case !k.secured && c.linked() && refusedVersion(err):
+	case capped && refusedVersion(err):
 		return c.noTLS12(r, err)
 	case !k.secured && !fromOutside(err):
 		return c.insecure(r, err)

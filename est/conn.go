@@ -85,7 +85,7 @@ func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
 	config := c.dialer.TLSConfig(nil, certificate)
 	// Sessions are not resumed: each connection proves both sides anew, and a resumed one has no tls-unique.
 	config.SessionTicketsDisabled = true
-	if c.linked() {
+	if c.capped(k.origin) {
 		config.MaxVersion = tls.VersionTLS12
 	}
 	// crypto/tls knows one pool of roots, RFC 7030 3.6 two databases with rules of their own; so its check is switched

@@ -69,7 +69,7 @@ func (c *Client) Attributes(ctx context.Context) (*Attributes, error) {
 	linked := c.linked()
 	answer, err := c.do(ctx, r)
 	if err != nil && linked && !c.linked() {
-		answer, err = c.do(ctx, r) // it does not speak TLS 1.2 any more, and so may not want the link any more
+		answer, err = c.do(ctx, r) // doubtLinking says why
 	}
 	var der []byte
 	switch e, _ := errors.AsType[*Error](err); {

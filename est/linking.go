@@ -35,9 +35,12 @@ func (b *Binding) encode() ([]byte, error) {
 	return asn1.Marshal(b.Value)
 }
 
-// linked reports whether requests are to be linked to their TLS session. Then connections are capped at TLS 1.2: in 1.3
-// tls-unique is not defined (RFC 5929, RFC 9266 1), and nothing says how EST would carry what takes its place.
+// linked reports whether requests are to be linked to their TLS session.
 func (c *Client) linked() bool { return c.o.LinkIdentity || c.known.Linking }
+
+// capped reports whether connections to an origin are capped at TLS 1.2, because a linked request may go over them: in
+// 1.3 tls-unique is not defined (RFC 5929, RFC 9266 1), and nothing says how EST would carry what takes its place.
+func (c *Client) capped(origin string) bool { return c.linked() && c.named(origin) }
 
 // links reports whether a request may be linked to k's session.
 func (k *conn) links() bool { return k.version <= tls.VersionTLS12 }
@@ -137,10 +140,13 @@ func refusedVersion(err error) bool {
 	return ok && a.name == "protocol_version"
 }
 
-// noTLS12 is for a server that does not speak the version that the link needs. The next attempt asks it again, over a
-// version that it speaks, whether it still wants the link.
+// doubtLinking forgets that the server wants the link, after a handshake under the cap of TLS 1.2 that it ended before
+// showing its certificate: it may have no TLS 1.2 any more, or none that we have in common. What is asked next is asked
+// over a version that it speaks, and /csrattrs says again whether it still wants the link.
+func (c *Client) doubtLinking() { c.known.Linking, c.known.AttributesFetched = false, time.Time{} }
+
+// noTLS12 is for a server that does not speak the version that the link needs.
 func (c *Client) noTLS12(r *request, err error) *Error {
-	c.known.Linking, c.known.AttributesFetched = false, time.Time{}
 	return c.failHint(r, ErrRejected,
 		fmt.Errorf("requests are to be linked to the TLS session, for which the server would have to speak TLS 1.2: %w",
 			err), hintNoLink)

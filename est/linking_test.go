@@ -329,6 +329,51 @@ func TestServerThatGaveUpTheLinkWithTLS12(t *testing.T) {
 	}
 }
 
+// Nor is one that still has TLS 1.2, but nothing in it that we have: no alert says that another version would do.
+func TestServerThatLeftNothingOfTLS12(t *testing.T) {
+	s := newServer(t)
+	csrattrs(s, 200, "MAA=")
+	s.start()
+	s.http.TLS.CipherSuites = []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256} // its certificate is for ECDSA
+	o := s.options()
+	o.Known = Known{Attributes: seq(oidDER(t, oidChallengePassword)), AttributesFetched: time.Now(), Linking: true}
+	for _, fresh := range []time.Duration{time.Hour, 0} {
+		o.Fresh = fresh
+		c := newClient(t, o)
+		a, err := c.Attributes(t.Context())
+		if fresh > 0 { // a stored answer is not doubted before it has failed once
+			_, err = c.Enroll(t.Context(), newLinker(t).csr(), Want{Link: newLinker(t).link})
+			if known := c.Known(); err == nil || known.Linking || known.freshAttributes(fresh, time.Now()) {
+				t.Errorf("%v, known %+v", err, known)
+			}
+			continue
+		}
+		if _, missing := c.Enroll(t.Context(), newLinker(t).csr(), Want{}); a != nil || err != nil || missing != nil {
+			t.Errorf("%+v, %v, %v", a, err, missing)
+		}
+	}
+}
+
+// What the link takes is asked of those servers alone to which a request may go.
+func TestLinkingIsNoConcernOfWhereCACertsAre(t *testing.T) {
+	s, elsewhere := newServer(t), newServer(t)
+	elsewhere.root, elsewhere.minVersion = s.root, tls.VersionTLS13
+	elsewhere.start()
+	s.redirecting("cacerts", http.StatusFound, func() string { return elsewhere.base().JoinPath("cacerts").String() })
+	csrattrs(s, 200, base64.StdEncoding.EncodeToString(seq(oidDER(t, oidChallengePassword))))
+	wantsLink(s, oidChallengePassword)
+	s.start()
+	l := newLinker(t)
+	c := newClient(t, s.options())
+	if _, err := c.Attributes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	issued, err := c.Enroll(t.Context(), l.csr(), Want{Link: l.link})
+	if err != nil || len(issued.Warnings) > 0 || !c.Known().Linking {
+		t.Errorf("%v, %+v, linking %v", err, issued, c.Known().Linking)
+	}
+}
+
 // What Want.Link returns must be the same request in all but the link.
 func TestLinkedRequestMustBeTheSame(t *testing.T) {
 	s := newServer(t).start()
