@@ -270,6 +270,58 @@ func TestGivenUpImplicitAnchors(t *testing.T) {
 	}
 }
 
+// Nor does it lock a device out whose explicit anchors have all expired while it was away.
+func TestGivenUpImplicitAnchorsOutliveTheExplicitOnes(t *testing.T) {
+	s := newServer(t).start()
+	o := s.options()
+	gone := rootUntil(t, "root of the server's", newKey(t), time.Now().Add(-time.Hour))
+	o.Anchors, o.SystemRoots, o.Roots = nil, true, pool(s.root.cert)
+	o.Known = Known{CAs: []*x509.Certificate{gone}, TLSAnchors: []*x509.Certificate{gone}, ImplicitOff: true}
+	c := newClient(t, o)
+	if _, err := c.CACerts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if known := c.Known(); !same(known.TLSAnchors, s.root.cert) || !known.ImplicitOff {
+		t.Errorf("anchors for TLS: %v, given up: %v", names(known.TLSAnchors), known.ImplicitOff)
+	}
+}
+
+// A server that was in wrong hands for a day plants roots by the anchor's name, as many as an answer holds. The right one
+// is understood afterwards: what it says of itself has room, and drives the others out in time.
+func TestPlantedAnchorsKeepNoAnswerOut(t *testing.T) {
+	s, issuing, successor := newServer(t), newRoot(t, "issuing root"), newRoot(t, "test root")
+	var answer []*x509.Certificate
+	for range certificateLimit {
+		answer = append(answer, newRoot(t, "test root").cert)
+	}
+	s.handlers["cacerts"] = func(w http.ResponseWriter, _ *http.Request) { s.answer(w, answer...) }
+	s.handlers["simpleenroll"] = func(w http.ResponseWriter, _ *http.Request) {
+		s.answer(w, issuing.issue(t, s.lastDER()))
+	}
+	s.start()
+	o := s.options()
+	o.Known.TLSAnchors, o.Anchors = o.Anchors, nil
+	c := newClient(t, o)
+	if _, err := c.CACerts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o.Known = c.Known()
+	if n := len(o.Known.TLSAnchors); n != anchorLimit || !slices.ContainsFunc(o.Known.TLSAnchors, s.root.cert.Equal) {
+		t.Fatalf("%d anchors for TLS: %v", n, names(o.Known.TLSAnchors))
+	}
+	answer = []*x509.Certificate{issuing.cert, successor.cert}
+	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+	c = newClient(t, o)
+	if _, err := c.Enroll(t.Context(), csr, Want{}); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []*x509.Certificate{s.root.cert, successor.cert} {
+		if !slices.ContainsFunc(c.Known().TLSAnchors, want.Equal) {
+			t.Errorf("no anchor for TLS: %v", want.Subject)
+		}
+	}
+}
+
 // A server behind one address that shows one certificate and then another: if either needs the implicit anchors, they
 // are not given up for the other, whichever gave the CA certificates.
 func TestServerThatNeedsImplicitAnchorsNowAndThen(t *testing.T) {

@@ -139,10 +139,12 @@ func New(o Options) (*Client, error) {
 // server alone, and only as they were when the attempt began: what it learns takes nothing away from itself.
 func (c *Client) trusted(origin string) trusted {
 	by := trusted{implicit: c.implicit, between: c.known.intermediates(), learned: len(c.known.TLSAnchors) > 0}
-	if anchors := slices.Concat(c.o.Anchors, c.known.TLSAnchors); len(anchors) > 0 {
+	anchors := slices.Concat(c.o.Anchors, c.known.TLSAnchors)
+	if len(anchors) > 0 {
 		by.explicit = poolOf(anchors)
 	}
-	if c.o.Known.ImplicitOff && c.implicit != nil && by.explicit != nil && origin == originOf(c.o.URL) {
+	lasting := slices.ContainsFunc(anchors, func(anchor *x509.Certificate) bool { return !expired(anchor, c.o.Now()) })
+	if c.o.Known.ImplicitOff && c.implicit != nil && lasting && origin == originOf(c.o.URL) {
 		by.implicit, by.implicitOff = nil, true
 	}
 	return by

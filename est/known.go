@@ -29,12 +29,16 @@ type Known struct {
 	// if the server's own certificate verified under it in an authorised session, or if it succeeds an anchor: a
 	// NewWithOld certificate, signed by that anchor, is for its name and key, or it has the name of a root under
 	// which the session of this answer was authorised. That carries a device over a CA's change of key and name.
+	//
+	// There are at most 16. Where there would be more, those that authorised the session stay before those of the answer,
+	// and those before what is no longer sent: a server that was in wrong hands for a day fills nothing up for good.
 	TLSAnchors []*x509.Certificate
 
 	// ImplicitOff means that the implicit trust anchors count no more for this server (RFC 7030 4.1.3), though they do for
 	// one that it redirects to: /cacerts answered, and the certificate of this server verified under explicit anchors, so
 	// that it can be reached without. (RFC 7030 then wants the TLS extension trusted_ca_keys sent, RFC 6066 6. crypto/tls
-	// cannot, and no server is known to want it.) It has no effect where there are no explicit anchors.
+	// cannot, and no server is known to want it.) It has no effect where there are no explicit anchors, or all of them have
+	// expired: then nothing else could ever authorise the server.
 	ImplicitOff bool
 
 	// Fetched is when /cacerts last answered; zero if never.
@@ -88,8 +92,20 @@ func (k Known) learned(answer, configured []*x509.Certificate, s session, now ti
 	k.CAs = mergeCAs(k, answer, now)
 	k.TLSAnchors = tlsAnchors(k, configured, s, now)
 	k.Fetched = now
+	if len(k.TLSAnchors) > anchorLimit {
+		rank := func(cert *x509.Certificate) int {
+			return slices.IndexFunc([][]*x509.Certificate{s.ends, answer, {cert}}, func(list []*x509.Certificate) bool {
+				return slices.ContainsFunc(list, cert.Equal)
+			})
+		}
+		slices.SortStableFunc(k.TLSAnchors, func(a, b *x509.Certificate) int { return rank(a) - rank(b) })
+		k.TLSAnchors = k.TLSAnchors[:anchorLimit]
+	}
 	return k
 }
+
+// anchorLimit is how many TLSAnchors there may be: few enough that an answer always has room in CAs beside them.
+const anchorLimit = 16
 
 // mergeCAs returns the CAs of k after an answer.
 func mergeCAs(k Known, answer []*x509.Certificate, now time.Time) []*x509.Certificate {

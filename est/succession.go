@@ -34,25 +34,23 @@ func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Tim
 	// CA can make for any other, a path would lead to whoever made it.
 	authorising := slices.Clone(s.ends)
 	if s.chain != nil {
-		take(func(root *x509.Certificate) bool {
-			_, err := authorise(s.chain, s.hosts, trusted{explicit: poolOf([]*x509.Certificate{root})}, now)
-			if err == nil {
-				authorising = append(authorising, root)
-			}
-			return err == nil
-		})
+		ends, _ := authorise(s.chain, s.hosts, trusted{explicit: poolOf(roots)}, now) // that there is no path is no error
+		take(func(root *x509.Certificate) bool { return slices.ContainsFunc(ends, root.Equal) })
+		authorising = append(authorising, ends...)
 	}
 	take(func(root *x509.Certificate) bool {
 		return slices.ContainsFunc(authorising, func(anchor *x509.Certificate) bool { return rekeyed(root, anchor) })
 	})
-	// Each pair of anchor and cross certificate is looked at once, however long the line of succession.
+	// The signature on each cross certificate is checked once by each anchor, however many roots it would be for and however
+	// long the line of succession: nothing ends this but its own bounds.
 	cross := k.intermediates()
 	for line := slices.Concat(configured, accepted); len(line) > 0; line = line[1:] {
 		before := len(accepted)
+		signed := slices.DeleteFunc(slices.Clone(cross), func(cert *x509.Certificate) bool {
+			return !isNewWithOld(cert, line[0], now)
+		})
 		take(func(root *x509.Certificate) bool {
-			return slices.ContainsFunc(cross, func(newWithOld *x509.Certificate) bool {
-				return succeeds(root, line[0], newWithOld, now)
-			})
+			return slices.ContainsFunc(signed, func(newWithOld *x509.Certificate) bool { return succeeds(root, newWithOld) })
 		})
 		line = slices.Concat(line, accepted[before:])
 	}
@@ -68,22 +66,26 @@ func rekeyed(root, anchor *x509.Certificate) bool {
 		!limitsNames(anchor) && !limitsUsage(anchor)
 }
 
-// succeeds reports whether newWithOld is signed by anchor for the name and key of root (RFC 4210 4.4), without a limit
-// that root would be rid of as an anchor: what it may do from now on is what it could do below anchor already.
-func succeeds(root, anchor, newWithOld *x509.Certificate, now time.Time) bool {
-	if !bytes.Equal(newWithOld.RawSubject, root.RawSubject) || !sameKey(newWithOld.PublicKey, root.PublicKey) ||
-		!bytes.Equal(newWithOld.RawIssuer, anchor.RawSubject) {
+// isNewWithOld reports whether cert is signed by anchor for a CA (RFC 4210 4.4), without a limit that this CA would be
+// rid of as an anchor: what it may do from then on is what it could do below anchor already.
+func isNewWithOld(cert, anchor *x509.Certificate, now time.Time) bool {
+	if !bytes.Equal(cert.RawIssuer, anchor.RawSubject) {
 		return false
 	}
-	for _, cert := range []*x509.Certificate{anchor, newWithOld} {
+	for _, cert := range []*x509.Certificate{anchor, cert} {
 		if now.Before(cert.NotBefore) || expired(cert, now) || limitsNames(cert) || limitsUsage(cert) {
 			return false
 		}
 	}
 	// What an anchor issues to its own name does not count for the length of paths (RFC 5280 4.2.1.9).
-	mayIssueCAs := pathLimit(anchor) > 0 || bytes.Equal(anchor.RawSubject, root.RawSubject)
-	return mayIssueCAs && pathLimit(root) <= pathLimit(newWithOld) &&
-		newWithOld.IsCA && newWithOld.CheckSignatureFrom(anchor) == nil
+	mayIssueCAs := pathLimit(anchor) > 0 || bytes.Equal(anchor.RawSubject, cert.RawSubject)
+	return mayIssueCAs && cert.IsCA && cert.CheckSignatureFrom(anchor) == nil
+}
+
+// succeeds reports whether a NewWithOld certificate is for the name and key of root, which promises no more than it.
+func succeeds(root, newWithOld *x509.Certificate) bool {
+	return bytes.Equal(newWithOld.RawSubject, root.RawSubject) && sameKey(newWithOld.PublicKey, root.PublicKey) &&
+		pathLimit(root) <= pathLimit(newWithOld)
 }
 
 func sameKey(a, b crypto.PublicKey) bool {
