@@ -54,8 +54,9 @@ type Options struct {
 	// Identity is what Certificate is, for the text of errors: "certificate mqtt", "bootstrap certificate".
 	Identity string
 
-	// Login answers an HTTP 401, beside Certificate: once in an operation at each server that it is redirected to and
-	// that a person named, and no more once it was refused. nil means none.
+	// Login answers an HTTP 401, beside Certificate: once in an operation at each URL of a server that a person named, and
+	// no more once it was refused. As HTTP Basic, and once URL's server has taken it, it goes with the later operations of the
+	// attempt unasked (RFC 7617 2.2): a connection for each 401 is saved. nil means none.
 	Login *Login
 
 	// Now is the clock for validity and for Retry-After dates. nil means time.Now.
@@ -91,6 +92,7 @@ type Client struct {
 
 	secrets      []string // what of Login was sent, in the forms an answer could quote
 	loginRefused bool     // it was answered with another 401: more would only lock the account
+	basic        string   // the Authorization that the configured server took in this attempt; "" if none, or no Basic
 
 	// certificateTaken is the origin to which a connection on which Options.Certificate was offered has carried an
 	// answer: when a later one to it ends, it is not for the certificate.

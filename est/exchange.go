@@ -47,7 +47,7 @@ type request struct {
 	hosts         []string    // the configured host, then that of each redirect to another origin; at least one
 	authorization string      // the next try's Authorization header
 	challenge     []challenge // what it answers; nil if nothing
-	loggedIn      bool        // the password was used for this operation at this server, which may happen once
+	loggedIn      bool        // the password was used for this operation at this URL, which may happen once
 	nonceRenewed  bool        // and once more, since the server took its nonce for too old
 	redirects     int
 }
@@ -66,10 +66,14 @@ func (r *request) method() string {
 // success. The error is an *Error.
 func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	r.target, r.hosts = c.o.URL.JoinPath(r.op), []string{c.o.URL.Hostname()}
+	r.authorization = c.basic
 	for {
 		a, err := c.once(ctx, r)
 		if err != nil {
 			return nil, err
+		}
+		if a.success() && r.redirects == 0 && strings.HasPrefix(r.authorization, "Basic ") {
+			c.basic = r.authorization
 		}
 		switch {
 		case a.success():
@@ -91,8 +95,8 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	}
 }
 
-// mayLogIn reports whether the password is to answer a 401: to a server that a person named, once in an operation, and
-// once more where what the server refused is the age of its own nonce.
+// mayLogIn reports whether the password is to answer a 401: to a server that a person named, once at each URL of an
+// operation, and once more where what the server refused is the age of its own nonce.
 func (c *Client) mayLogIn(r *request, a *answer) bool {
 	switch {
 	case c.o.Login == nil || c.loginRefused || !c.named(a.over.origin):
@@ -153,7 +157,7 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, c.o.Timeout, errTimeLimit)
 	defer cancel()
 
-	if c.conn != nil && (!c.conn.settled(limited) || !c.conn.serves(r) || c.linked() && !c.conn.links()) {
+	if c.conn != nil && (!c.conn.settled(limited) || !c.conn.serves(r) || c.capped(c.conn.origin) && !c.conn.links()) {
 		// The server closed it after the last answer, or spoke on; or it is another server that is asked now; or the
 		// connection came before we knew that requests are to be linked.
 		c.hangUp()

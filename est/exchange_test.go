@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -166,36 +167,43 @@ func TestRedirectedGETIsFollowed(t *testing.T) {
 	}
 }
 
-// The password goes out once for an operation, wherever the server sends it on to.
-func TestPasswordIsSentOnceOverRedirects(t *testing.T) {
-	s := newServer(t)
-	s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
-		switch {
-		case r.Method == http.MethodGet:
-			usual.ServeHTTP(w, r)
-		case r.Header.Get("Authorization") == "":
-			w.Header().Set("WWW-Authenticate", `Basic realm="r"`)
-			w.WriteHeader(401)
-		default:
-			http.Redirect(w, r, "/.well-known/est/again", http.StatusTemporaryRedirect)
+// A server that has everything behind a password sends a POST on to another URL of its own. Whether or not that one takes
+// the password as well, it is given once to each.
+func TestLoginAfterARedirectWithinTheOrigin(t *testing.T) {
+	for _, takes := range []bool{true, false} {
+		s := newServer(t)
+		s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
+			_, _, known := r.BasicAuth()
+			again := strings.HasSuffix(r.URL.Path, "/again")
+			switch {
+			case r.Method == http.MethodGet:
+				usual.ServeHTTP(w, r)
+			case !known || again && !takes:
+				refuseLikeLibest(t, w, `Basic realm="r"`)
+			case !again:
+				http.Redirect(w, r, "/.well-known/est/again", http.StatusTemporaryRedirect)
+			default:
+				r.URL.Path = "/.well-known/est/simpleenroll"
+				usual.ServeHTTP(w, r)
+			}
 		}
-	}
-	s.start()
-	o := s.options()
-	o.Login = login
-	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	_, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
-	if !errors.Is(err, ErrUnauthorized) {
-		t.Error(err)
-	}
-	sent := 0
-	for _, r := range s.log() {
-		if r.Header.Get("Authorization") != "" {
-			sent++
+		s.start()
+		o := s.options()
+		o.Login = login
+		_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+		_, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
+		if takes && err != nil || !takes && !errors.Is(err, ErrUnauthorized) {
+			t.Errorf("taken: %v: %v", takes, err)
 		}
-	}
-	if sent != 1 {
-		t.Errorf("sent %d times", sent)
+		var sent []string
+		for _, r := range s.log() {
+			if r.Header.Get("Authorization") != "" {
+				sent = append(sent, r.RequestURI)
+			}
+		}
+		if want := []string{"/.well-known/est/simpleenroll", "/.well-known/est/again"}; !slices.Equal(sent, want) {
+			t.Errorf("taken: %v: sent to %v", takes, sent)
+		}
 	}
 }
 

@@ -58,6 +58,35 @@ func TestBasicLoginAfterADroppedConnection(t *testing.T) {
 	s.awaitClosed()
 }
 
+// A server that asks for the password at every operation, as one behind an HTTP server's own login does, costs two
+// connections like one that asks once, and says so itself each time that it has not been told.
+func TestBasicLoginAtEveryOperation(t *testing.T) {
+	s := newServer(t)
+	csrattrs(s, http.StatusOK, "MAA=")
+	s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
+		if user, password, _ := r.BasicAuth(); user != login.Username || password != login.Password {
+			refuseLikeLibest(t, w, `Basic realm="estrealm"`)
+			return
+		}
+		usual.ServeHTTP(w, r)
+	}
+	s.start()
+	o := s.options()
+	o.Login = login
+	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
+	c := newClient(t, o)
+	if _, err := c.Attributes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	issued, err := c.Enroll(t.Context(), csr, Want{})
+	if err != nil || issued.Connections != 2 {
+		t.Fatalf("%v, %+v", err, issued)
+	}
+	if first := s.log()[0]; first.Header.Get("Authorization") != "" || len(s.log()) != 4 {
+		t.Errorf("sent before it was asked for: %q, in %v", first.Header.Get("Authorization"), paths(s.log()))
+	}
+}
+
 func TestRefusedLogin(t *testing.T) {
 	for _, test := range []struct {
 		name, challenge string

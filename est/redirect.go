@@ -89,9 +89,9 @@ func (c *Client) follow(r *request, a *answer) error {
 	next.Fragment = ""
 	if originOf(next) != originOf(r.target) {
 		r.hosts = append(slices.Clip(r.hosts), next.Hostname()) // that of the connection stays as it is
-		r.loggedIn = false                                      // it is another server that would ask
 	}
-	r.target, r.authorization, r.challenge = next, "", nil // a Digest is for one URL only
+	// A login is for one URL only, and who redirects has not refused it: if the next one asks, it is answered.
+	r.target, r.authorization, r.challenge, r.loggedIn = next, "", nil, false
 	r.redirects++
 	return nil
 }
