@@ -41,8 +41,8 @@ func tlsAnchors(k Known, configured []*x509.Certificate, s session, now time.Tim
 	take(func(root *x509.Certificate) bool {
 		return slices.ContainsFunc(authorising, func(anchor *x509.Certificate) bool { return rekeyed(root, anchor) })
 	})
-	// The signature on each cross certificate is checked once by each anchor, however many roots it would be for and however
-	// long the line of succession: nothing ends this but its own bounds.
+	// The signature on each cross certificate is checked once by each anchor, however many roots it would be for and
+	// however long the line of succession: no deadline ends this.
 	cross := k.intermediates()
 	for line := slices.Concat(configured, accepted); len(line) > 0; line = line[1:] {
 		before := len(accepted)

@@ -125,12 +125,16 @@ func authoriseImplicit(chain []*x509.Certificate, hosts []string, by trusted, no
 
 func pathsTo(roots *x509.CertPool, leaf *x509.Certificate, between *x509.CertPool, usage x509.ExtKeyUsage,
 	now time.Time) ([][]*x509.Certificate, error) {
-	return leaf.Verify(x509.VerifyOptions{
+	paths, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: between,
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{usage},
 	})
+	if err != nil {
+		return nil, err
+	}
+	return strongOnly(paths)
 }
 
 // oidCMCRA is id-kp-cmcRA (RFC 6402 2.10), the extended key usage of a CMC registration authority.
@@ -206,7 +210,7 @@ const (
 	hintAnchors  = "add the certificate of the CA that issued the server's certificate to trusted_certs"
 )
 
-// explainTrust words an error of x509.Certificate.Verify for the person who has to mend it.
+// explainTrust words an error of pathsTo for the person who has to mend it.
 func explainTrust(err error, chain []*x509.Certificate, by trusted, now time.Time) *trustError {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		what := "server certificate"
@@ -222,6 +226,18 @@ func explainTrust(err error, chain []*x509.Certificate, by trusted, now time.Tim
 			hint += "; " + by.hint()
 		}
 		return &trustError{text: outOfValidity(what, cert, now), hint: hint, err: err, closeness: closePath}
+	}
+	if weak, ok := errors.AsType[*weakError](err); ok {
+		what := "server certificate"
+		if !weak.cert.Equal(chain[0]) {
+			what = "CA certificate above the server's,"
+		}
+		return &trustError{
+			text:      what + " " + weak.Error(),
+			hint:      "have it issued anew, for a key of EC P-256 or RSA 2048",
+			err:       err,
+			closeness: closePath,
+		}
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return &trustError{

@@ -1,6 +1,8 @@
 package est
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -151,6 +153,39 @@ func TestUntrustedServer(t *testing.T) {
 			}
 			s.awaitClosed()
 		})
+	}
+}
+
+// A key of RSA-1024 proves nothing, wherever it stands on the way to an anchor; the anchor itself is trusted for what it
+// is, and a path past the weak key will do.
+func TestWeakKeysOnTheServersPath(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := newRoot(t, "root")
+	weak := &authority{cert: sign(t, caTemplate("line"), key, root), key: key}
+	weak.chain = []*x509.Certificate{weak.cert}
+	anchor := &authority{cert: sign(t, caTemplate("old root"), key, nil), key: key}
+	own := sign(t, serverTemplate(), key, root)
+	for _, test := range []struct {
+		name   string
+		chain  []*x509.Certificate
+		anchor *x509.Certificate
+		want   string // in the error; "" is authorised
+	}{
+		{"the server's", []*x509.Certificate{own}, root.cert, `server certificate "CN=localhost" has an RSA key of 1024 bits`},
+		{"the server's, pinned", []*x509.Certificate{own}, own, `server certificate "CN=localhost" has an RSA key of 1024`},
+		{"a CA's in between", serverChain(t, weak, "localhost"), root.cert, `above the server's, "CN=line" has an RSA key`},
+		{"that CA's, as the anchor", serverChain(t, weak, "localhost"), weak.cert, ""},
+		{"the anchor's", serverChain(t, anchor, "localhost"), anchor.cert, ""},
+	} {
+		for _, by := range []trusted{{explicit: pool(test.anchor)}, {implicit: pool(test.anchor)}} {
+			_, err := authorise(test.chain, []string{"localhost"}, by, time.Now())
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: %v, want %q", test.name, err, test.want)
+			}
+		}
 	}
 }
 
