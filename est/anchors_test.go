@@ -286,8 +286,8 @@ func TestGivenUpImplicitAnchorsOutliveTheExplicitOnes(t *testing.T) {
 	}
 }
 
-// A server that was in wrong hands for a day plants roots by the anchor's name, as many as an answer holds. The right one
-// is understood afterwards: what it says of itself has room, and drives the others out in time.
+// A server that was in wrong hands for a day plants roots by the anchor's name, as many as an answer holds. The right
+// one is understood afterwards: what it says of itself has room.
 func TestPlantedAnchorsKeepNoAnswerOut(t *testing.T) {
 	s, issuing, successor := newServer(t), newRoot(t, "issuing root"), newRoot(t, "test root")
 	var answer []*x509.Certificate

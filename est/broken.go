@@ -13,7 +13,9 @@ import (
 const (
 	hintDemanded = "the server demands a client certificate: configure one that it accepts"
 	hintRefused  = "have the server accept the CA that issued this identity, or use another one"
-	hintKind     = "use an identity with a key that the server can verify (EC P-256, RSA)"
+	hintAskEarly = "the server wants to renegotiate, which clients no longer do: have it ask for the client certificate " +
+		"in the handshake, for all URLs (Apache httpd: SSLVerifyClient outside of Location)"
+	hintKind = "use an identity with a key that the server can verify (EC P-256, RSA)"
 )
 
 // broken classes the end of a connection that was to carry r's answer; began says that some of that answer came. ctx
@@ -45,6 +47,8 @@ func (c *Client) broken(ctx, limited context.Context, r *request, k *conn, began
 		return c.noTLS12(r, err)
 	case !k.secured && !fromOutside(err):
 		return c.insecure(r, err)
+	case renegotiated(err):
+		return c.failHint(r, ErrUnavailable, err, hintAskEarly)
 	case began, k.answered, k.offered && c.certificateTaken == k.origin:
 		return c.fail(r, ErrUnavailable, nil, err)
 	case k.offered:
@@ -188,6 +192,13 @@ func (k *conn) stage(began bool) string {
 		return "connected, but the TLS handshake did not end"
 	}
 	return "not connected"
+}
+
+// renegotiated reports whether our side ended a connection because the other one wanted a second handshake in it.
+func renegotiated(err error) bool {
+	const noRenegotiation = tls.AlertError(100)
+	operation, ok := errors.AsType[*net.OpError](err)
+	return ok && operation.Op == "local error" && operation.Err.Error() == noRenegotiation.Error()
 }
 
 // fromOutside reports whether a handshake was ended by the other side or by the network, rather than by our own

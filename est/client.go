@@ -55,8 +55,8 @@ type Options struct {
 	Identity string
 
 	// Login answers an HTTP 401, beside Certificate: once in an operation at each URL of a server that a person named, and
-	// no more once it was refused. As HTTP Basic, and once URL's server has taken it, it goes with the later operations of the
-	// attempt unasked (RFC 7617 2.2): a connection for each 401 is saved. nil means none.
+	// no more once it was refused. As HTTP Basic, and once URL's server has taken it, it goes with the later operations
+	// of the attempt unasked (RFC 7617 2.2), which saves a connection for each. nil means none.
 	Login *Login
 
 	// Now is the clock for validity and for Retry-After dates. nil means time.Now.

@@ -167,8 +167,8 @@ func TestRedirectedGETIsFollowed(t *testing.T) {
 	}
 }
 
-// A server that has everything behind a password sends a POST on to another URL of its own. Whether or not that one takes
-// the password as well, it is given once to each.
+// A server that has everything behind a password sends a POST on to another URL of its own. Whether or not that one
+// takes the password as well, it is given once to each.
 func TestLoginAfterARedirectWithinTheOrigin(t *testing.T) {
 	for _, takes := range []bool{true, false} {
 		s := newServer(t)

@@ -59,7 +59,7 @@ func TestBasicLoginAfterADroppedConnection(t *testing.T) {
 }
 
 // A server that asks for the password at every operation, as one behind an HTTP server's own login does, costs two
-// connections like one that asks once, and says so itself each time that it has not been told.
+// connections like one that asks once.
 func TestBasicLoginAtEveryOperation(t *testing.T) {
 	s := newServer(t)
 	csrattrs(s, http.StatusOK, "MAA=")
