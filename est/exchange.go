@@ -181,10 +181,8 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	if err := c.produce(r, k); err != nil {
 		return nil, err
 	}
-	var began atomic.Bool // a byte of this answer arrived; set by net/http's reading goroutine
-	message, err := c.message(httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
-		GotFirstResponseByte: func() { began.Store(true) },
-	}), r)
+	var began atomic.Bool
+	message, err := c.message(limited, r, &began)
 	if err != nil {
 		return nil, c.fail(r, ErrRejected, nil, err)
 	}
@@ -233,8 +231,10 @@ func (c *Client) produce(r *request, k *conn) *Error {
 	return nil
 }
 
-// message builds the HTTP request. Its body has a Content-Length: some servers refuse chunked ones.
-func (c *Client) message(ctx context.Context, r *request) (*http.Request, error) {
+// message builds the HTTP request. Its body has a Content-Length: some servers refuse chunked ones. began becomes true,
+// by net/http's reading goroutine, when a byte of the answer has arrived.
+func (c *Client) message(ctx context.Context, r *request, began *atomic.Bool) (*http.Request, error) {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { began.Store(true) }})
 	var body io.Reader // a nil *bytes.Reader would not do
 	if r.csr != nil {
 		body = bytes.NewReader(r.body)

@@ -30,15 +30,16 @@ type Known struct {
 	// NewWithOld certificate, signed by that anchor, is for its name and key, or it has the name of a root under
 	// which the session of this answer was authorised. That carries a device over a CA's change of key and name.
 	//
-	// There are at most 16. Where there would be more, those that authorised the session stay before those of the answer,
-	// and those before what is no longer sent: a server that was in wrong hands for a day fills nothing up for good.
+	// There are at most 16. Where there would be more, those that authorised the session stay before those of the
+	// answer, and those before what is no longer sent: a server that was in wrong hands for a day fills nothing up for
+	// good.
 	TLSAnchors []*x509.Certificate
 
 	// ImplicitOff means that the implicit trust anchors count no more for this server (RFC 7030 4.1.3), though they do for
 	// one that it redirects to: /cacerts answered, and the certificate of this server verified under explicit anchors, so
 	// that it can be reached without. (RFC 7030 then wants the TLS extension trusted_ca_keys sent, RFC 6066 6. crypto/tls
-	// cannot, and no server is known to want it.) It has no effect where there are no explicit anchors, or all of them have
-	// expired: then nothing else could ever authorise the server.
+	// cannot, and no server is known to want it.) It has no effect where there are no explicit anchors, or all of them
+	// have expired: then nothing else could ever authorise the server.
 	ImplicitOff bool
 
 	// Fetched is when /cacerts last answered; zero if never.

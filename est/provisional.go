@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -83,10 +82,8 @@ func (c *Client) askStranger(ctx, limited context.Context, r *request) (*answer,
 		return nil, c.broken(ctx, limited, r, k, false, err)
 	}
 	defer k.http.Close()
-	var began atomic.Bool // a byte of the answer arrived; set by net/http's reading goroutine
-	message, err := c.message(httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
-		GotFirstResponseByte: func() { began.Store(true) },
-	}), r)
+	var began atomic.Bool
+	message, err := c.message(limited, r, &began)
 	if err != nil {
 		return nil, c.fail(r, ErrRejected, nil, err)
 	}
