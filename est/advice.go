@@ -11,8 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// Apply returns t with what the server asks for and t leaves open, and a sentence about each thing that the server asks
-// for and does not get. It is bounded by what a server, which may be hostile, must not decide:
+// Apply returns t with what the server asks for and t leaves open, and a sentence about each thing that the server fixes
+// and does not get. What it only names, for us to fill in, and we have nothing for is passed over without a word (RFC
+// 8951 4): servers name it to every device, at every renewal, and issue all the same. Apply is bounded by what a server,
+// which may be hostile, must not decide:
 //
 //   - The hash of the signature is filled in, also for a renewal.
 //   - Key usage is filled in; to sign certificates and revocation lists only where t.CA.
@@ -51,6 +53,7 @@ func (a *Attributes) Apply(t Template) (Template, []string) {
 		switch {
 		case e.ID.Equal(oidKeyUsage):
 			sayIf(fillKeyUsage(&t, e.Value), "the server asks for the key usage %s, which is not for this certificate")
+		case len(e.Value) == 0: // left to us
 		case e.ID.Equal(oidExtKeyUsage):
 			sayIf(fillUsages(&t, e.Value),
 				"the server asks for the extended key usage %s, which the configuration does not give")
@@ -65,8 +68,8 @@ func (a *Attributes) Apply(t Template) (Template, []string) {
 			unknown = append(unknown, e.ID.String())
 		}
 	}
-	sayIf(unknown, "the server asks for the extensions %s, for which the configuration has no value")
-	sayIf(a.others, "the server asks for %s, for which the configuration has no value")
+	sayIf(unknown, "the server asks for the extensions %s, which are never taken from it")
+	sayIf(a.otherKeys, "the server asks for %s, which certagent does not make")
 	return t, unmet
 }
 
@@ -130,7 +133,7 @@ func usableValue(wish attributeTemplate) (value any, ok bool) {
 	return text, err == nil
 }
 
-// missingSubject lists what is wanted in the subject and does not stand in t's.
+// missingSubject lists the values that are wanted in the subject and do not stand in t's.
 func (a *Attributes) missingSubject(t Template) []string {
 	var own []attribute
 	if der, err := t.subject(); err == nil { // else CreateRequest says what is wrong
@@ -139,26 +142,20 @@ func (a *Attributes) missingSubject(t Template) []string {
 	var missing []string
 	for _, set := range a.subject {
 		for _, wish := range set {
-			wanted := attribute{oid: wish.Type.String(), name: attributeName(wish.Type)}
-			text, given := wanted.name, ofType(own, wanted.oid)
-			has := len(given) > 0 || wish.Type.Equal(oidEmailAddress) && len(t.Emails) > 0
-			if len(wish.Value.FullBytes) > 0 {
-				wanted.value = stringValue(wish.Value)
-				text, has = wanted.String(), slices.ContainsFunc(given, wanted.same)
+			if len(wish.Value.FullBytes) == 0 { // left to us
+				continue
 			}
-			if !has && !slices.Contains(missing, text) {
-				missing = append(missing, text)
+			wanted := attribute{wish.Type.String(), attributeName(wish.Type), stringValue(wish.Value)}
+			if !slices.ContainsFunc(own, wanted.same) && !slices.Contains(missing, wanted.String()) {
+				missing = append(missing, wanted.String())
 			}
 		}
 	}
 	return missing
 }
 
-// What stands in place of a value that the client is to choose, and of one that cannot be read.
-const (
-	ofOurChoice = "of the client's choice"
-	unreadable  = "that cannot be read"
-)
+// unreadable stands in place of a value that cannot be read.
+const unreadable = "that cannot be read"
 
 // keyUsages are the names of RFC 5280 4.2.1.3, in the order of x509.KeyUsage's bits.
 var keyUsages = [...]string{"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement",
@@ -183,6 +180,9 @@ func fillKeyUsage(t *Template, value []byte) []string {
 	} else if t.KeyUsage == 0 {
 		t.KeyUsage = wanted &^ caKeyUsage
 	}
+	if len(value) == 0 {
+		return nil
+	}
 	var missing []string
 	for i, name := range keyUsages {
 		if (wanted&^t.KeyUsage)>>i&1 != 0 {
@@ -195,12 +195,6 @@ func fillKeyUsage(t *Template, value []byte) []string {
 // fillUsages gives t the wanted ones of client and server usage, if it has no extended key usage, and lists what of it
 // t does not get.
 func fillUsages(t *Template, value []byte) []string {
-	if len(value) == 0 {
-		if len(t.Usages) == 0 {
-			return []string{ofOurChoice}
-		}
-		return nil
-	}
 	var oids []asn1.ObjectIdentifier
 	if _, err := asn1.Unmarshal(value, &oids); err != nil {
 		return []string{unreadable}
@@ -228,17 +222,11 @@ func fillUsages(t *Template, value []byte) []string {
 }
 
 // missingNames lists the wanted subject alternative names that t does not have. An empty iPAddress and an empty
-// directoryName are to be filled in (RFC 9908 3.4).
+// directoryName are left to us (RFC 9908 3.4).
 func missingNames(t Template, value []byte) []string {
 	var own []string
 	if der, err := t.subjectAltName(); err == nil && der != nil { // else CreateRequest says what is wrong
 		own, _ = parseGeneralNames(der)
-	}
-	if len(value) == 0 {
-		if len(own) == 0 {
-			return []string{ofOurChoice}
-		}
-		return nil
 	}
 	var names []asn1.RawValue
 	if _, err := asn1.Unmarshal(value, &names); err != nil {
@@ -246,17 +234,9 @@ func missingNames(t Template, value []byte) []string {
 	}
 	var missing []string
 	for _, n := range names {
-		text := generalName(n)
-		has := slices.Contains(own, text)
-		switch {
-		case n.Tag == tagIPAddress && len(n.Bytes) == 0:
-			text = "an IP address"
-			has = slices.ContainsFunc(own, func(s string) bool { return strings.HasPrefix(s, "ip:") })
-		case n.Tag == tagDirectoryName && len(n.Bytes) == 2: // SEQUENCE {}
-			text = "a directory name"
-			has = slices.ContainsFunc(own, func(s string) bool { return strings.HasPrefix(s, "other:a4") })
-		}
-		if !has {
+		left := n.Tag == tagIPAddress && len(n.Bytes) == 0 ||
+			n.Tag == tagDirectoryName && len(n.Bytes) == 2 // SEQUENCE {}
+		if text := generalName(n); !left && !slices.Contains(own, text) {
 			missing = append(missing, text)
 		}
 	}

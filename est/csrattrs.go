@@ -27,7 +27,7 @@ type Attributes struct {
 	binding    asn1.ObjectIdentifier // the attribute that links: challengePassword or estIdentityLinking; nil if !Link
 	subject    []relativeNameSET     // wanted in the subject, in order
 	extensions []advisedExtension    // wanted extensions, each once
-	others     []string              // names of what else is wanted; we have a value for none of it
+	otherKeys  []string              // kinds of key that are wanted and that we do not make
 }
 
 // relativeNameSET is a relative distinguished name whose values may be left for the client to fill in
@@ -42,9 +42,8 @@ type attributeTemplate struct {
 
 // advisedExtension is an ExtensionTemplate of RFC 9908 3.4. Its value is nil where the client is to fill it in.
 type advisedExtension struct {
-	ID       asn1.ObjectIdentifier
-	Critical bool   `asn1:"optional"`
-	Value    []byte `asn1:"optional"`
+	ID    asn1.ObjectIdentifier
+	Value []byte
 }
 
 // Attributes asks for /csrattrs, or takes the answer of Options.Known where Options.Fresh allows it. nil means that the
@@ -119,7 +118,7 @@ func (c *Client) doubtAttributes(err error) {
 
 // attributesDER returns the DER in the body of an answer; nil for one that is empty.
 func attributesDER(body []byte) ([]byte, error) {
-	if len(bytes.Trim(body, "\r\n\t \x00")) == 0 {
+	if len(bytes.Trim(body, padding)) == 0 {
 		return nil, nil
 	}
 	return decodeBody(body)

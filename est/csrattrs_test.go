@@ -97,6 +97,7 @@ func TestParseAttributes(t *testing.T) {
 		return templated(tlv(0xa0, seq(oidDER(t, oidRSAEncryption), []byte{5, 0}), tlv(3, []byte{0},
 			rsaSample(bits))), tlv(0xa1))
 	}
+	uuidOID := tlv(6, []byte{0x69}, bytes.Repeat([]byte{0x83}, 18), []byte{1}) // 2.25, and 128 bits in septets
 	for _, test := range []struct {
 		name       string
 		der        []byte
@@ -106,46 +107,49 @@ func TestParseAttributes(t *testing.T) {
 		link       bool
 		subject    string
 		extensions string
-		others     string
+		otherKeys  string
 	}{
 		{name: "nothing", der: nil},
 		{name: "empty list", der: seq()},
 		{name: "RFC 9908 5.1", der: fromBase64(t, rfc9908ACP), extensions: "2.5.29.17"},
 		{name: "RFC 9908 5.2", der: fromBase64(t, rfc9908Original), algorithm: "ec", bits: 384, hash: crypto.SHA384,
-			link:   true,
-			others: "macAddress"},
+			link: true},
 		{name: "RFC 7030 4.5.2", der: fromBase64(t, rfc7030Original), algorithm: "ec", bits: 384,
-			hash: crypto.SHA384, link: true,
-			others: "macAddress"},
+			hash: crypto.SHA384, link: true},
 		{name: "RFC 9908 5.4", der: fromBase64(t, rfc9908RSA), algorithm: "rsa", bits: 4096, hash: crypto.SHA256, link: true},
 		{name: "RFC 9908 5.5", der: fromBase64(t, rfc9908SerialNumber), algorithm: "ec", bits: 384,
 			hash: crypto.SHA384, link: true,
 			subject: "serialNumber"},
 		{name: "RFC 9908 5.6", der: fromBase64(t, rfc9908Drink), algorithm: "ec", bits: 521, hash: crypto.SHA512, link: true,
-			subject: "serialNumber", others: "friendlyName 0.9.2342.19200300.100.1.5"},
+			subject: "serialNumber"},
 		{name: "RFC 9908 3.4", der: rfc9908Template(t), algorithm: "ec", bits: 256, subject: "CN OU OU",
 			extensions: "2.5.29.17 2.5.29.15 2.5.29.37"},
 		{name: "libest", der: fromBase64(t, libestAttributes), algorithm: "ec", bits: 384, hash: crypto.SHA384,
-			subject: "emailAddress", others: "macAddress"},
-		{name: "RFC 7894", der: seq(oidDER(t, oidESTIdentityLinking), oidDER(t, oidOTPChallenge), oidDER(t,
-			oidRevocationChallenge)),
-			link: true, others: "otpChallenge revocationChallenge"},
+			subject: "emailAddress"},
+		{name: "otpChallenge and revocationChallenge of RFC 7894", der: seq(oid(t, 1, 2, 840, 113549, 1, 9, 16, 2, 56),
+			oidDER(t, oidESTIdentityLinking), oid(t, 1, 2, 840, 113549, 1, 9, 16, 2, 57)), link: true},
 		{name: "first of several", der: seq(oidDER(t, oidSecp521r1), oidDER(t, oidSecp256r1), oidDER(t, oidRSAEncryption),
 			oidDER(t, oidSHA512), oidDER(t, oidSHA256)), algorithm: "ec", bits: 521, hash: crypto.SHA512},
 		{name: "Ed25519", der: seq(oidDER(t, oidEd25519)), algorithm: "ed25519"},
 		{name: "unknown curve", der: seq(seq(oidDER(t, oidECPublicKey), set(oid(t, 1, 3, 132, 0, 10)))), algorithm: "ec",
-			others: "a key on the curve 1.3.132.0.10"},
+			otherKeys: "a key on the curve 1.3.132.0.10"},
 		{name: "RSA of 1024 bits", der: seq(seq(oidDER(t, oidRSAEncryption), set([]byte{2, 2, 4, 0}))), algorithm: "rsa",
-			others: "an RSA key of 1024 bits"},
+			otherKeys: "an RSA key of 1024 bits"},
 		{name: "RSA of a million bits", der: seq(seq(oidDER(t, oidRSAEncryption), set([]byte{2, 3, 0x0f, 0x42,
 			0x40}))), algorithm: "rsa",
-			others: "an RSA key of 1000000 bits"},
+			otherKeys: "an RSA key of 1000000 bits"},
 		{name: "unknown kind of key", der: templated(tlv(0xa0, seq(oid(t, 1, 2, 3))), tlv(0xa1)),
-			others: "a key of kind 1.2.3"},
+			otherKeys: "a key of kind 1.2.3"},
 		{name: "RSA by sample", der: rsaKey(3072), algorithm: "rsa", bits: 3072},
-		{name: "RSA by giant sample", der: rsaKey(65536), algorithm: "rsa", others: "an RSA key of 65536 bits"},
-		{name: "unknown attribute with any value", der: seq(seq(oid(t, 1, 2, 3, 4), set(seq(set()), []byte{5, 0}))),
-			others: "1.2.3.4"},
+		{name: "RSA by giant sample", der: rsaKey(65536), algorithm: "rsa", otherKeys: "an RSA key of 65536 bits"},
+		{name: "unknown attribute with any value", der: seq(seq(oid(t, 1, 2, 3, 4), set(seq(set()), []byte{5, 0})))},
+		{name: "a UUID's name", der: seq(uuidOID, seq(uuidOID, set([]byte{5, 0})), oidDER(t, oidChallengePassword),
+			seq(oidDER(t, oidExtensionRequest), set(seq(seq(uuidOID, octets()), seq(oidDER(t, oidKeyUsage)))))),
+			link: true, extensions: "2.5.29.15"},
+		{name: "a UUID's name in an old extension request", der: seq(seq(oidDER(t, oidExtensionRequest),
+			set(uuidOID, oidDER(t, oidKeyUsage)))), extensions: "2.5.29.15"},
+		{name: "a UUID's name in a template", der: templated(tlv(0xa1, seq(uuidOID, set()),
+			seq(oidDER(t, oidChallengePassword), set()))), link: true},
 		{name: "template that wants nothing", der: templated(tlv(0xa1))},
 		{name: "template that wants the link", der: templated(tlv(0xa1, seq(oidDER(t, oidChallengePassword),
 			set()))), link: true},
@@ -176,8 +180,8 @@ func TestParseAttributes(t *testing.T) {
 			if got := strings.Join(extensions, " "); got != test.extensions {
 				t.Errorf("extensions %q, want %q", got, test.extensions)
 			}
-			if got := strings.Join(a.others, " "); got != test.others {
-				t.Errorf("others %q, want %q", got, test.others)
+			if got := strings.Join(a.otherKeys, " "); got != test.otherKeys {
+				t.Errorf("other keys %q, want %q", got, test.otherKeys)
 			}
 		})
 	}
@@ -223,7 +227,9 @@ func TestParseAttributesRefuses(t *testing.T) {
 		{"no list", oid(t, 1, 2, 3), "not a list"},
 		{"cut short", fromBase64(t, rfc9908RSA)[:20], "cut short"},
 		{"bytes behind", append(seq(), 0), "too many"},
-		{"neither OID nor attribute", seq([]byte{2, 1, 0}), "parse CSR attributes"},
+		{"neither OID nor attribute", seq([]byte{2, 1, 0}), "parse CSR attributes: neither an object identifier nor an attribute"},
+		{"no object identifier", seq(tlv(6, []byte{0x80, 1})), "parse CSR attributes"},
+		{"attribute without values", seq(seq(oid(t, 1, 2, 3))), "neither an object identifier nor an attribute"},
 		{"deep", deep, "nested deeper"},
 		{"large", seq(bytes.Repeat(oid(t, 1, 2, 3), attributesLimit/4+1)), "limit"},
 		{"many", seq(bytes.Repeat(oid(t, 1, 2, 3), wishLimit+1)), "more than 256"},

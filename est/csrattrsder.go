@@ -2,6 +2,7 @@ package est
 
 import (
 	"crypto"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -19,13 +20,9 @@ const (
 var (
 	oidChallengePassword    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}         // RFC 2985 5.4.1
 	oidExtensionRequest     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}        // RFC 2985 5.4.2
-	oidOTPChallenge         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 56} // RFC 7894 3.1
-	oidRevocationChallenge  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 57} // RFC 7894 3.2
 	oidESTIdentityLinking   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 58} // RFC 7894 3.3
 	oidRequestInfoTemplate  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 61} // RFC 9908 3.4
 	oidExtensionReqTemplate = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 62} // RFC 9908 3.4
-	oidMACAddress           = asn1.ObjectIdentifier{1, 3, 6, 1, 1, 1, 1, 22}            // RFC 2307
-	oidFriendlyName         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 20}        // RFC 2985 5.5.1
 	oidRSAEncryption        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}         // RFC 3279 2.3.1
 	oidSHA256WithRSA        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}        // RFC 4055 5
 	oidSHA384WithRSA        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}
@@ -45,8 +42,8 @@ var (
 
 // parseAttributes reads a CsrAttrs (RFC 7030 4.5.2): a list of object identifiers and of attributes with values. Where
 // one of them is a template (RFC 9908 3.4), that alone counts (RFC 9908 4). Without DER, and for a list that wants
-// nothing, it returns nil. What it does not know it passes over, and fails on what RFC 9908 forbids because it could be
-// read in two ways.
+// nothing we know of, it returns nil. What it does not know it passes over, and fails on what RFC 9908 forbids because
+// it could be read in two ways.
 func parseAttributes(der []byte) (*Attributes, error) {
 	if len(der) == 0 {
 		return nil, nil
@@ -61,7 +58,8 @@ func parseAttributes(der []byte) (*Attributes, error) {
 	if err := a.parse(der); err != nil {
 		return nil, fmt.Errorf("parse CSR attributes: %w", err)
 	}
-	if a.Algorithm == "" && a.Hash == 0 && !a.Link && len(a.subject) == 0 && len(a.extensions) == 0 && len(a.others) == 0 {
+	if a.Algorithm == "" && a.Hash == 0 && !a.Link && len(a.subject) == 0 && len(a.extensions) == 0 &&
+		len(a.otherKeys) == 0 {
 		return nil, nil
 	}
 	return a, nil
@@ -95,21 +93,50 @@ func (a *Attributes) parse(der []byte) error {
 // sortOut parts the elements of a CsrAttrs.
 func sortOut(list []asn1.RawValue) (names []asn1.ObjectIdentifier, attributes []typedValues, err error) {
 	for _, element := range list {
-		if element.Class == asn1.ClassUniversal && element.Tag == asn1.TagOID {
-			var oid asn1.ObjectIdentifier
-			if _, err := asn1.Unmarshal(element.FullBytes, &oid); err != nil {
+		if isOID(element) {
+			oid, err := knowable(element)
+			if err != nil {
 				return nil, nil, err
 			}
 			names = append(names, oid)
 			continue
 		}
-		var attribute typedValues
-		if _, err := asn1.Unmarshal(element.FullBytes, &attribute); err != nil {
+		attribute, err := parseAttribute(element)
+		if err != nil {
 			return nil, nil, err
 		}
 		attributes = append(attributes, attribute)
 	}
 	return names, attributes, nil
+}
+
+// parseAttribute reads an Attribute of RFC 2986 4.1.
+func parseAttribute(der asn1.RawValue) (typedValues, error) {
+	var attribute struct {
+		Type   asn1.RawValue
+		Values []asn1.RawValue `asn1:"set"`
+	}
+	if _, err := asn1.Unmarshal(der.FullBytes, &attribute); err != nil || !isOID(attribute.Type) {
+		return typedValues{}, errors.New("neither an object identifier nor an attribute")
+	}
+	oid, err := knowable(attribute.Type)
+	return typedValues{oid, attribute.Values}, err
+}
+
+func isOID(v asn1.RawValue) bool {
+	return v.Class == asn1.ClassUniversal && v.Tag == asn1.TagOID && !v.IsCompound
+}
+
+// knowable returns an object identifier; none, which equals nothing that we know, for one with a number of more than 31
+// bits, such as a UUID's (2.25): encoding/asn1 would fail on the whole answer, and we shall pass over what we do not
+// know (RFC 8951 4).
+func knowable(v asn1.RawValue) (asn1.ObjectIdentifier, error) {
+	var oid asn1.ObjectIdentifier
+	_, err := asn1.Unmarshal(v.FullBytes, &oid)
+	if err != nil && new(x509.OID).UnmarshalBinary(v.Bytes) == nil {
+		return nil, nil
+	}
+	return oid, err
 }
 
 // parseList takes the attributes with their values first, as they say more than a bare name does.
@@ -148,9 +175,9 @@ func (a *Attributes) parseExtensionRequest(values []asn1.RawValue) error {
 	}
 	lists := 0
 	for _, value := range values {
-		if value.Class == asn1.ClassUniversal && value.Tag == asn1.TagOID {
-			var oid asn1.ObjectIdentifier
-			if _, err := asn1.Unmarshal(value.FullBytes, &oid); err != nil {
+		if isOID(value) {
+			oid, err := knowable(value)
+			if err != nil {
 				return err
 			}
 			a.want(oid)
@@ -159,19 +186,36 @@ func (a *Attributes) parseExtensionRequest(values []asn1.RawValue) error {
 		if lists++; lists > 1 {
 			return errors.New("extension request with more than one list of extensions")
 		}
-		var extensions []advisedExtension
-		if _, err := asn1.Unmarshal(value.FullBytes, &extensions); err != nil {
+		if err := a.parseExtensions(value.FullBytes); err != nil {
 			return fmt.Errorf("extension request: %w", err)
 		}
-		if len(extensions) > wishLimit {
-			return fmt.Errorf("more than %d extensions", wishLimit)
+	}
+	return nil
+}
+
+func (a *Attributes) parseExtensions(der []byte) error {
+	var extensions []struct {
+		ID       asn1.RawValue
+		Critical bool   `asn1:"optional"`
+		Value    []byte `asn1:"optional"`
+	}
+	if _, err := asn1.Unmarshal(der, &extensions); err != nil {
+		return err
+	}
+	if len(extensions) > wishLimit {
+		return fmt.Errorf("more than %d extensions", wishLimit)
+	}
+	for _, e := range extensions {
+		id, err := knowable(e.ID)
+		switch {
+		case err != nil:
+			return err
+		case id == nil:
+			continue
+		case a.wantsExtension(id):
+			return fmt.Errorf("extension %v more than once", id)
 		}
-		for _, e := range extensions {
-			if a.wantsExtension(e.ID) {
-				return fmt.Errorf("extension %v more than once", e.ID)
-			}
-			a.extensions = append(a.extensions, e)
-		}
+		a.extensions = append(a.extensions, advisedExtension{id, e.Value})
 	}
 	return nil
 }
@@ -243,17 +287,25 @@ func (a *Attributes) parseTemplateKey(field asn1.RawValue) error {
 }
 
 func (a *Attributes) parseTemplateAttributes(field asn1.RawValue) error {
-	var attributes []typedValues
-	if _, err := asn1.UnmarshalWithParams(field.FullBytes, &attributes, "set,tag:1"); err != nil {
+	var list []asn1.RawValue
+	if _, err := asn1.UnmarshalWithParams(field.FullBytes, &list, "set,tag:1"); err != nil {
 		return err
 	}
-	if len(attributes) > wishLimit {
+	if len(list) > wishLimit {
 		return fmt.Errorf("more than %d attributes", wishLimit)
+	}
+	attributes := make([]typedValues, len(list))
+	for i, der := range list {
+		var err error
+		if attributes[i], err = parseAttribute(der); err != nil {
+			return err
+		}
 	}
 	return a.parseList(nil, attributes)
 }
 
-// want notes what stands there by its name alone.
+// want notes what stands there by its name alone. What we know nothing of is passed over (RFC 8951 4): so are
+// otpChallenge and revocationChallenge (RFC 7894 3.1, 3.2), for which there is never a value.
 func (a *Attributes) want(oid asn1.ObjectIdentifier) {
 	hash := func(h crypto.Hash) {
 		if a.Hash == 0 { // of several, the first is what the server likes best
@@ -284,8 +336,6 @@ func (a *Attributes) want(oid asn1.ObjectIdentifier) {
 		}
 	case attributeName(oid) != oid.String():
 		a.subject = append(a.subject, relativeNameSET{{Type: oid}})
-	default:
-		a.others = append(a.others, wishName(oid))
 	}
 }
 
@@ -303,7 +353,7 @@ func (a *Attributes) wantKey(algorithm asn1.ObjectIdentifier, parameter asn1.Raw
 			return
 		}
 		if a.Bits = curveBits(curve); a.Bits == 0 {
-			a.others = append(a.others, fmt.Sprintf("a key on the curve %v", curve))
+			a.otherKeys = append(a.otherKeys, fmt.Sprintf("a key on the curve %v", curve))
 		}
 	case algorithm.Equal(oidRSAEncryption):
 		a.Algorithm = "rsa"
@@ -314,13 +364,13 @@ func (a *Attributes) wantKey(algorithm asn1.ObjectIdentifier, parameter asn1.Raw
 	case algorithm.Equal(oidEd25519):
 		a.Algorithm = "ed25519"
 	default:
-		a.others = append(a.others, fmt.Sprintf("a key of kind %v", algorithm))
+		a.otherKeys = append(a.otherKeys, fmt.Sprintf("a key of kind %v", algorithm))
 	}
 }
 
 func (a *Attributes) wantRSASize(bits *big.Int) {
 	if bits.Cmp(big.NewInt(rsaLeast)) < 0 || bits.Cmp(big.NewInt(rsaLimit)) > 0 {
-		a.others = append(a.others, fmt.Sprintf("an RSA key of %s bits", shorten(bits.String(), 20)))
+		a.otherKeys = append(a.otherKeys, fmt.Sprintf("an RSA key of %s bits", shorten(bits.String(), 20)))
 		return
 	}
 	a.Bits = int(bits.Int64())
@@ -337,21 +387,6 @@ func curveBits(curve asn1.ObjectIdentifier) int {
 		return 521
 	}
 	return 0
-}
-
-// wishName returns the name of something that a server may want and we have no value for.
-func wishName(oid asn1.ObjectIdentifier) string {
-	switch {
-	case oid.Equal(oidMACAddress):
-		return "macAddress"
-	case oid.Equal(oidFriendlyName):
-		return "friendlyName"
-	case oid.Equal(oidOTPChallenge):
-		return "otpChallenge"
-	case oid.Equal(oidRevocationChallenge):
-		return "revocationChallenge"
-	}
-	return oid.String()
 }
 
 // elements returns what stands in a SEQUENCE that is all of der, at most wishLimit.
