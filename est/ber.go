@@ -165,13 +165,13 @@ func readHeader(b []byte) (head, length int, err error) {
 		return head, -1, nil
 	default:
 		n := int(first & 0x7f)
-		if n > 3 { // answerLimit fits into three bytes
-			return 0, 0, errors.New("ASN.1: length of more than three bytes")
-		}
 		if len(b)-head < n {
 			return 0, 0, errCutShort
 		}
-		for range n {
+		for range n { // BER may begin with zeros
+			if length > answerLimit>>8 {
+				return 0, 0, errors.New("ASN.1: length of more than three bytes")
+			}
 			length = length<<8 | int(b[head])
 			head++
 		}

@@ -4,7 +4,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -39,18 +38,16 @@ func decryptKeyAttributes(cert *x509.Certificate) (identifier, capabilities []by
 	if identifier, err = asn1.Marshal(id); err != nil {
 		return nil, nil, err
 	}
-	var list []pkix.AlgorithmIdentifier
-	for _, contents := range []string{keyTransportRSA, cipherAES256, cipherAES192, cipherAES128} {
-		var oid asn1.ObjectIdentifier
-		der, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagOID, Bytes: []byte(contents)})
-		if err != nil {
-			return nil, nil, err
-		}
-		if _, err := asn1.Unmarshal(der, &oid); err != nil {
-			return nil, nil, err
-		}
-		list = append(list, pkix.AlgorithmIdentifier{Algorithm: oid})
+	type capability struct {
+		Type       asn1.RawValue
+		Parameters asn1.RawValue `asn1:"optional"`
 	}
+	var list []capability
+	for _, contents := range []string{keyTransportOAEP, keyTransportRSA, cipherAES256, cipherAES192, cipherAES128} {
+		list = append(list, capability{Type: asn1.RawValue{Tag: asn1.TagOID, Bytes: []byte(contents)}})
+	}
+	// What OAEP has by default, as every implementation of it knows (RFC 3560 5). We understand the others too.
+	list[0].Parameters = asn1.RawValue{FullBytes: []byte{tagSequence, 0}}
 	capabilities, err = asn1.Marshal(list)
 	return identifier, capabilities, err
 }

@@ -163,7 +163,9 @@ func parseRecipient(e element, keySize int) (recipient, error) {
 	}
 	switch string(algorithm[0].contents) {
 	case keyTransportRSA:
-		// With the size known a wrong padding shows as another key, not as an error: nobody can ask us about it.
+		// The danger is Bleichenbacher's attack: who learns which paddings are right can have us decrypt and sign with the
+		// device's login key. With the size given, a wrong one shows as a random key, which opens nothing, as does a right
+		// one whose key the server did not know: it is told the same of both, by what we do next and by how long it takes.
 		//lint:ignore SA1019 OAEP is better, and this is what CMS has had since RFC 2630 and most servers write
 		return recipient{&rsa.PKCS1v15DecryptOptions{SessionKeyLen: keySize}, fields[3].contents}, nil
 	case keyTransportOAEP:
@@ -215,11 +217,11 @@ func hashOf(oid asn1.ObjectIdentifier) (crypto.Hash, error) {
 	switch {
 	case oid.Equal(asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}):
 		return crypto.SHA1, nil
-	case oid.Equal(asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}):
+	case oid.Equal(oidSHA256):
 		return crypto.SHA256, nil
-	case oid.Equal(asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}):
+	case oid.Equal(oidSHA384):
 		return crypto.SHA384, nil
-	case oid.Equal(asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 3}):
+	case oid.Equal(oidSHA512):
 		return crypto.SHA512, nil
 	}
 	return 0, errors.New("RSA-OAEP with a hash that we do not know")

@@ -26,8 +26,7 @@ type part struct {
 func splitMultipart(contentType string, body []byte) (two [2]part, err error) {
 	mediaType, parameters, err := mime.ParseMediaType(contentType)
 	if err != nil || mediaType != "multipart/mixed" || parameters["boundary"] == "" {
-		return two, fmt.Errorf("it is of type %q, not multipart/mixed with a boundary",
-			shorten(printable(contentType), 100))
+		return two, fmt.Errorf("it is of type %s, not multipart/mixed with a boundary", quoteType(contentType))
 	}
 	reader := multipart.NewReader(bytes.NewReader(body), parameters["boundary"])
 	for n := 0; ; n++ {

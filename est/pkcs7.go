@@ -8,7 +8,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"mime"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -44,6 +46,16 @@ func mediaTypeOf(contentType string) string {
 	return strings.ToLower(strings.TrimSpace(mediaType))
 }
 
+// quoteType returns a Content-Type header for an error: what it says of the type, where that is one. Behind it may
+// stand anything, and where a server leaves out the line between header and body, the body.
+func quoteType(contentType string) string {
+	mediaType := mediaTypeOf(contentType)
+	if _, _, err := mime.ParseMediaType(mediaType); err != nil && mediaType != "" {
+		return "that is none"
+	}
+	return strconv.Quote(shorten(printable(mediaType), 100))
+}
+
 // parseCertificates returns the certificates of a body with this Content-Type, which may be empty: those of a
 // certs-only message, or bare ones where the media type says so. Otherwise it is parseCertsOnly.
 func parseCertificates(contentType string, body []byte) (certs []*x509.Certificate, unread []string, err error) {
@@ -52,7 +64,7 @@ func parseCertificates(contentType string, body []byte) (certs []*x509.Certifica
 	case mediaType == "" || slices.Contains(messageTypes, mediaType):
 		return parseCertsOnly(body)
 	case !slices.Contains(bareTypes, mediaType):
-		return nil, nil, fmt.Errorf("it is of type %q, not application/pkcs7-mime", shorten(printable(mediaType), 100))
+		return nil, nil, fmt.Errorf("it is of type %s, not application/pkcs7-mime", quoteType(contentType))
 	case isArmoured(body):
 		return parseCertsOnly(body)
 	}

@@ -50,6 +50,8 @@ func TestParseCertsOnly(t *testing.T) {
 		{"PEM of certificates", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.cert.Raw})},
 		{"PEM behind text, as openssl's", append([]byte("\nsubject=CN = root\n"),
 			pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.cert.Raw})...)},
+		// DER would have three bytes of length fewer.
+		{"BER whose lengths begin with zeros", slices.Concat([]byte{0x30, 0x85, 0, 0, 0}, der[2:4], der[4:])},
 		// Nothing behind the message is looked at, so it can do no harm: here it would be nested too deep.
 		{"DER and what follows", append(bytes.Clone(der), bytes.Repeat([]byte{0x30, 0x80}, 1000)...)},
 	} {

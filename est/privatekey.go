@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -19,9 +20,6 @@ const (
 
 	// keyLayers is how many wrappings stand around a key at most: message, signed data, key package, key.
 	keyLayers = 4
-
-	// rsaFloor is the smallest RSA key taken, in bits.
-	rsaFloor = 2048
 )
 
 // decodeKey returns the DER in the body of a private key part: of base64, of PEM, or itself.
@@ -132,8 +130,12 @@ func parseKey(der []byte, parse func([]byte) (any, error)) (crypto.Signer, error
 	}
 	switch key := key.(type) {
 	case *rsa.PrivateKey:
-		if bits := key.N.BitLen(); bits < rsaFloor || bits > rsaLimit {
-			return nil, fmt.Errorf("RSA key of %d bits, from %d to %d are taken", bits, rsaFloor, rsaLimit)
+		if bits := key.N.BitLen(); bits < rsaLeast || bits > rsaLimit {
+			return nil, fmt.Errorf("RSA key of %d bits, from %d to %d are taken", bits, rsaLeast, rsaLimit)
+		}
+		// Whether its primes are any crypto/x509 does not ask; a certificate fits it all the same, and no login would.
+		if _, err := crypto.SignMessage(key, rand.Reader, nil, crypto.SHA256); err != nil {
+			return nil, fmt.Errorf("RSA key that cannot sign: %w", err)
 		}
 		return key, nil
 	case *ecdsa.PrivateKey:

@@ -95,8 +95,8 @@ func tellApart(parts [2]part) (key, certificate part, err error) {
 	case second && !first:
 		return parts[1], parts[0], nil
 	}
-	return key, certificate, fmt.Errorf("its parts are of type %q and %q, not a private key and a certificate",
-		shorten(printable(parts[0].contentType), 100), shorten(printable(parts[1].contentType), 100))
+	return key, certificate, fmt.Errorf("its parts are of type %s and %s, not a private key and a certificate",
+		quoteType(parts[0].contentType), quoteType(parts[1].contentType))
 }
 
 const mediaTypePKCS8 = "application/pkcs8"

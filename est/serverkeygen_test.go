@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
@@ -16,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -73,15 +75,18 @@ func TestPrivateKeyEncodings(t *testing.T) {
 
 func TestPrivateKeysRefused(t *testing.T) {
 	key := readTestdata(t, "keygen/key.pkcs8.der")
-	sequence := func(contents ...[]byte) []byte {
-		body := slices.Concat(contents...)
-		return slices.Concat([]byte{0x30, 0x82, byte(len(body) >> 8), byte(len(body))}, body)
-	}
 	large, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stuffed := sequence([]byte{2, 1, 0}, []byte{0x30, 0}, append([]byte{4, 0x82, 0x27, 0x10}, make([]byte, 10000)...))
+	stuffed := seq([]byte{2, 1, 0}, seq(), octets(make([]byte, 10000)))
+	prime := func(bits int) *big.Int {
+		p, err := rand.Prime(rand.Reader, bits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
 	damaged := x509.MarshalPKCS1PrivateKey(large)
 	damaged[len(damaged)/2] ^= 1
 	for _, test := range []struct {
@@ -95,8 +100,15 @@ func TestPrivateKeysRefused(t *testing.T) {
 		{"encrypted with a password", readTestdata(t, "keygen/refused.password.der"), "password"},
 		{"very long", stuffed, "8192 are the limit"},
 		{"does not add up", damaged, "parse private key"},
-		{"two keys", sequence(key, key), "2 private keys"},
-		{"wrapped too often", sequence(sequence(sequence(sequence(key)))), "wrapped too often"},
+		{"primes that are none", rsaOf(t, new(big.Int).Mul(prime(512), prime(512)), prime(1024), 65537), "cannot sign"},
+		{"even exponent", rsaOf(t, prime(1024), prime(1024), 65536), "parse private key"},
+		{"the same prime twice", rsaOf(t, large.Primes[0], large.Primes[0], 65537), "parse private key"},
+		{"curve by its parameters", seq([]byte{2, 1, 1}, octets(make([]byte, 32)), tlv(0xa0, seq([]byte{2, 1, 1}))),
+			"parse private key"},
+		{"scalar of nought", seq([]byte{2, 1, 1}, octets(make([]byte, 32)), tlv(0xa0, oidDER(t, oidSecp256r1))),
+			"parse private key"},
+		{"two keys", seq(key, key), "2 private keys"},
+		{"wrapped too often", seq(seq(seq(seq(key)))), "wrapped too often"},
 		{"nothing", nil, "cut short"},
 		{"empty", []byte{0x30, 0}, "not a private key"},
 		{"a number", []byte{2, 1, 0}, "no values inside"},
@@ -108,8 +120,64 @@ func TestPrivateKeysRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
 	}
-	if _, err := parsePrivateKey(sequence(sequence(sequence(key)))); err != nil {
+	if _, err := parsePrivateKey(seq(seq(seq(key)))); err != nil {
 		t.Error(err)
+	}
+}
+
+// rsaOf is a PKCS#1 key (RFC 8017 A.1.2) of whatever numbers.
+func rsaOf(t *testing.T, p, q *big.Int, e int64) []byte {
+	t.Helper()
+	one := big.NewInt(1)
+	p1, q1 := new(big.Int).Sub(p, one), new(big.Int).Sub(q, one)
+	d := new(big.Int).ModInverse(big.NewInt(e), new(big.Int).Mul(p1, q1))
+	inverse := new(big.Int).ModInverse(q, p)
+	if d == nil || inverse == nil { // there is none
+		d, inverse = one, one
+	}
+	der, err := asn1.Marshal(struct {
+		Version                  int
+		N, E, D, P, Q, D1, D2, C *big.Int
+	}{0, new(big.Int).Mul(p, q), big.NewInt(e), d, p, q, new(big.Int).Mod(d, p1), new(big.Int).Mod(d, q1), inverse})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// A key counts by its private part alone, whatever a server adds: attributes, or, in version 2 of PKCS#8 and in SEC 1, a
+// public key, even that of another.
+func TestPrivateKeyWithMoreInIt(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec, other := newKey(t), newKey(t)
+	scalar, err := ec.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := other.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := octets(octets(key.Seed()))
+	for _, test := range []struct {
+		name string
+		der  []byte
+		want interface{ Equal(crypto.PublicKey) bool }
+	}{
+		{"attributes", seq([]byte{2, 1, 0}, seq(oidDER(t, oidEd25519)), seed, tlv(0xa0, seq(oid(t, 1, 2, 3), set([]byte{5, 0})))),
+			key.Public().(ed25519.PublicKey)},
+		{"version 2", seq([]byte{2, 1, 1}, seq(oidDER(t, oidEd25519)), seed, tlv(0x81, make([]byte, 33))),
+			key.Public().(ed25519.PublicKey)},
+		{"another's public key", seq([]byte{2, 1, 1}, octets(scalar), tlv(0xa0, oidDER(t, oidSecp256r1)),
+			tlv(0xa1, tlv(3, []byte{0}, point))), &ec.PublicKey},
+	} {
+		got, err := parsePrivateKey(test.der)
+		if err != nil || !test.want.Equal(got.Public()) {
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
 }
 
@@ -293,6 +361,15 @@ func TestServerKeygenRefuses(t *testing.T) {
 		{"a header that is none", func(key, certs string) (string, []byte) {
 			return mixed, multipartBody(key, key, certHeader, certs)
 		}, "no header"},
+		{"no line between header and key", func(key, certs string) (string, []byte) {
+			return mixed, multipartBody("Content-Type: application/pkcs8\r\n "+key, "", certHeader, certs)
+		}, "of type that is none"},
+		{"no line between header and key, and no certificate", func(key, _ string) (string, []byte) {
+			return mixed, multipartBody(keyHeader, key, "Content-Type: text/plain\r\n "+key, "")
+		}, "of type that is none"},
+		{"no multipart, and no line between header and key", func(key, certs string) (string, []byte) {
+			return "application/pkcs8 " + key, nil
+		}, "of type that is none"},
 		{"a header without end", func(key, certs string) (string, []byte) {
 			return mixed, multipartBody(keyHeader+"\r\nX: "+strings.Repeat(key, 100), key, certHeader, certs)
 		}, "header of more than"},
@@ -390,8 +467,9 @@ func TestDecryptKeyAttributes(t *testing.T) {
 		if id.Tag != asn1.TagOctetString || !bytes.Equal(id.Bytes, test.id) {
 			t.Errorf("identifier %x, want %x", id.FullBytes, test.id)
 		}
-		// rsaEncryption, aes256-CBC, aes192-CBC, aes128-CBC, without parameters (RFC 8551 2.5.2, RFC 3565 4.1).
-		const capabilities = "3034300b06092a864886f70d010101300b060960864801650304012a300b0609608648016503040116" +
+		// RSAES-OAEP with its defaults (RFC 3560 5); rsaEncryption, aes256-CBC, aes192-CBC, aes128-CBC, without parameters
+		// (RFC 8551 2.5.2, RFC 3565 4.1).
+		const capabilities = "3043300d06092a864886f70d0101073000300b06092a864886f70d010101300b060960864801650304012a300b0609608648016503040116" +
 			"300b0609608648016503040102"
 		if got := fmt.Sprintf("%x", values["1.2.840.113549.1.9.15"].FullBytes); got != capabilities {
 			t.Errorf("capabilities %s, want %s", got, capabilities)
@@ -569,7 +647,7 @@ func FuzzKeyPart(f *testing.F) {
 		if (err == nil) != (key != nil) {
 			t.Errorf("%v, %v", key != nil, err)
 		}
-		if rsaKey, is := key.(*rsa.PrivateKey); is && (rsaKey.N.BitLen() < rsaFloor || rsaKey.N.BitLen() > rsaLimit) {
+		if rsaKey, is := key.(*rsa.PrivateKey); is && (rsaKey.N.BitLen() < rsaLeast || rsaKey.N.BitLen() > rsaLimit) {
 			t.Errorf("RSA key of %d bits", rsaKey.N.BitLen())
 		}
 	})

@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// rsaLeast is the size in bits of the smallest RSA key that a server may be known by, or have us make: 1024 bits have
-// been disallowed since 2013 (NIST SP 800-131A), and OpenSSL, which curl and libest stand on, takes none at the level
-// that Debian sets. crypto/tls would.
+// rsaLeast is the size in bits of the smallest RSA key that a server may be known by, have us make, or make for us:
+// 1024 bits have been disallowed since 2013 (NIST SP 800-131A), and OpenSSL, which curl and libest stand on, takes none
+// at the level that Debian sets. crypto/tls would.
 const rsaLeast = 2048
 
 // weakError is that a path leads over a key that is proof of nothing.
