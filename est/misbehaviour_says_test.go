@@ -191,11 +191,12 @@ var misbehaviourSays = map[string]string{
 	"signed data of nothing":                         `PKCS#7`,
 	"zero certificates":                              `no certificate in it`,
 	"a hundred certificates":                         `100 certificates in it, 64 are the limit`,
-	"a certificate that cannot be read and no other": `certificate`,
+	"a certificate that cannot be read and no other": `certificate 1 of 1 cannot be read`,
 
-	"the same certificate fifty times":         ``,
-	"a message of indefinite lengths":          ``,
-	"NUL, CR, LF and tabs all over the base64": ``,
+	"a certificate that cannot be read among good ones": `cannot be read`,
+	"the same certificate fifty times":                  ``,
+	"a message of indefinite lengths":                   ``,
+	"NUL, CR, LF and tabs all over the base64":          ``,
 
 	// Certificates.
 	"certificate for another key":                              `for another key.*\n.*\n.*mixes up requests`,

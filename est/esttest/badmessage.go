@@ -68,6 +68,11 @@ func badMessages() []Misbehaviour {
 		})},
 		{Name: "a certificate that cannot be read and no other", Class: "bad-response",
 			play: der(signedData(tlv(0x30, []byte{2, 1, 1})))},
+		{Name: "a certificate that cannot be read among good ones",
+			play: issued(func(s *Server, leaf *x509.Certificate) []byte {
+				return signedData(tlv(0x30, []byte{2, 1, 1}), leaf.Raw,
+					tlv(0x30, tlv(0x30), tlv(0x30), tlv(3, []byte{0})))
+			})},
 		{Name: "the same certificate fifty times", play: issued(func(_ *Server, leaf *x509.Certificate) []byte {
 			return signedData(slices.Repeat([][]byte{leaf.Raw}, 50)...)
 		})},

@@ -66,11 +66,6 @@ func (s *Server) currentConduct() conduct {
 	return s.conduct
 }
 
-// misledTLS is tls.Config.GetConfigForClient.
-func (s *Server) misledTLS(*tls.ClientHelloInfo) (*tls.Config, error) {
-	return s.currentConduct().tls, nil
-}
-
 // taking plays a misbehaviour on the bare TCP connection.
 func taking(speak func(net.Conn)) func(*Server) {
 	return func(s *Server) { s.setConduct(conduct{take: speak}) }
