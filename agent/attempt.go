@@ -93,10 +93,7 @@ func (a *Agent) operation(o order, id identity, want *desired) (string, *url.URL
 		}
 	}
 	if want.recorded.ServerKey {
-		op = opServerKeygen
-		if rsa := id.cert; rsa != nil && keys.Decrypter(rsa.PrivateKey) != nil {
-			want.template.DecryptKey = rsa.Leaf
-		}
+		op, want.template.DecryptKey = opServerKeygen, decryptKey(o, id)
 	}
 	return op, server
 }
@@ -248,7 +245,11 @@ func (a *Agent) commit(
 		if err != nil {
 			return nil, err
 		}
-		issue.Key = key
+		issue.Key, issue.Meta.KeyEncrypted = key, want.template.DecryptKey != nil
+		if kind := want.recorded.Key; kind != "" && kind != string(key.Algorithm()) {
+			w := fmt.Sprintf("the server made a key of kind %s, not %s", key.Algorithm(), kind)
+			e.Warnings, issue.Meta.Warnings = append(e.Warnings, w), append(issue.Meta.Warnings, w)
+		}
 	}
 	g, err := o.stored.Commit(issue)
 	if err != nil {
@@ -261,28 +262,6 @@ func (a *Agent) commit(
 		g = live
 	}
 	return g, nil
-}
-
-// serverKey is the key that the server made.
-func serverKey(issued *est.Issued) (keys.Key, error) {
-	if issued.Key == nil {
-		return nil, serverKeyFailure(errors.New("there is none in its answer"))
-	}
-	key, err := keys.Of(issued.Key)
-	if err != nil {
-		return nil, serverKeyFailure(err)
-	}
-	return key, nil
-}
-
-func serverKeyFailure(err error) error {
-	return &failure{
-		class: "key",
-		problem: Problem{
-			Code: "server-key", Hint: "have the server make a key of the kind that key = … says, or leave out server_key",
-		},
-		err: fmt.Errorf("take the key that the server made: %w", err),
-	}
 }
 
 // want is what to ask for, and notes in e whether that is a change of what there is.

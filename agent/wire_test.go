@@ -31,6 +31,7 @@ type gateway struct {
 	text string // the configuration; DIR stands for dir
 	// ahead is by how much its clock is ahead of the server's: a day passes between two turns.
 	ahead time.Duration
+	dial  func(est.Options) (Enroller, error) // nil: as in life
 	logs  syncBuffer
 }
 
@@ -51,7 +52,7 @@ func (g *gateway) turn() error {
 	defer s.Close()
 	a, err := New(Options{
 		Config: cfg, Load: load, Store: s, Log: zerolog.New(&g.logs), Synced: func() bool { return false },
-		Now: func() time.Time { return time.Now().Add(g.ahead) },
+		Now: func() time.Time { return time.Now().Add(g.ahead) }, Dial: g.dial,
 	})
 	if err != nil {
 		g.t.Fatal(err)
@@ -363,6 +364,9 @@ func TestAttributesOnTheWire(t *testing.T) {
 	g.mustTurn()
 	if live := g.live(); live.Key.Algorithm() != keys.ECP384 {
 		t.Errorf("a key of kind %s", live.Key.Algorithm())
+	}
+	if strings.Contains(g.logs.String(), "the server asks for") {
+		t.Errorf("what the tutorial's server names and does not need is in the log: %s", g.logs.String())
 	}
 	g = newGateway(t, server, trustFile, byUser, "key = \"rsa-2048\"\n")
 	g.mustTurn()

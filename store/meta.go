@@ -54,6 +54,9 @@ type Meta struct {
 	Server    string    `json:"server,omitempty"`    // URL
 	Reason    string    `json:"reason,omitempty"`    // why it was asked for
 
+	// KeyEncrypted says of a key that the server made that it came encrypted.
+	KeyEncrypted bool `json:"key_encrypted,omitempty"`
+
 	First     bool     `json:"first,omitempty"`      // got by a bootstrap credential: no renewal is behind it
 	CSRSHA256 string   `json:"csr_sha256,omitempty"` // lower-case hexadecimal, of the DER
 	RequestID string   `json:"request_id,omitempty"` // Pending.ID of the request it answers
