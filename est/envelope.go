@@ -41,7 +41,8 @@ type recipient struct {
 
 // openEnvelope decrypts the content of an EnvelopedData. der, the message, has been through checkNesting. Which of the
 // recipients is us is found by trying: a server may name one by the identifier that was sent, or by issuer and serial
-// number. The plaintext is a value in BER that has been through checkNesting too; it is the caller's to clear.
+// number. What another's key gives looks well padded once in 256 times, so the plaintext must be one SEQUENCE, which has
+// been through checkNesting too. It is the caller's to clear.
 func openEnvelope(der []byte, unwrap crypto.Decrypter) ([]byte, error) {
 	contentType, content, err := readContentInfo(der)
 	if err != nil {
@@ -57,7 +58,9 @@ func openEnvelope(der []byte, unwrap crypto.Decrypter) ([]byte, error) {
 	for _, r := range sealed.recipients {
 		plain, ok := sealed.open(r, unwrap)
 		if ok && checkNesting(plain) == nil {
-			return plain, nil
+			if e, rest, err := readElement(plain); err == nil && e.tag == tagSequence && len(rest) == 0 {
+				return plain, nil
+			}
 		}
 		clear(plain)
 	}

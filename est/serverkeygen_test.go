@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -13,6 +15,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -218,6 +221,52 @@ func TestEnvelopesRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), reasons[name]) || reasons[name] == "" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// decrypterFunc is a key that opens as a test says.
+type decrypterFunc func(message []byte) []byte
+
+func (decrypterFunc) Public() crypto.PublicKey { return nil }
+
+func (f decrypterFunc) Decrypt(_ io.Reader, message []byte, _ crypto.DecrypterOpts) ([]byte, error) {
+	return f(message), nil
+}
+
+// What is encrypted to others, which PKCS #1 v1.5 opens with a random key, hides nothing that is encrypted to us: here
+// that key gives octets that are well padded and look like a value.
+func TestEnvelopeToOthersFirst(t *testing.T) {
+	der := readTestdata(t, "keygen/key.pkcs8.der")
+	iv, ours := make([]byte, aes.BlockSize), bytes.Repeat([]byte{7}, 16)
+	pad := aes.BlockSize - len(der)%aes.BlockSize
+	content := append(bytes.Clone(der), bytes.Repeat([]byte{byte(pad)}, pad)...)
+	block, err := aes.NewCipher(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cipher.NewCBCEncrypter(block, iv).CryptBlocks(content, content)
+	theirs := make([]byte, 16)
+	for n := uint64(0); ; n++ {
+		binary.BigEndian.PutUint64(theirs, n)
+		block, err := aes.NewCipher(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain := make([]byte, len(content))
+		cipher.NewCBCDecrypter(block, iv).CryptBlocks(plain, content)
+		if plain[len(plain)-1] == 1 && checkNesting(plain) == nil {
+			break
+		}
+	}
+	recipient := func(key []byte) []byte {
+		return seq([]byte{2, 1, 0}, seq(), seq(tlv(6, []byte(keyTransportRSA))), octets(key))
+	}
+	message := seq(tlv(6, []byte(typeEnvelopedData)), tlv(0xa0, seq([]byte{2, 1, 0},
+		set(recipient(theirs), recipient(ours)),
+		seq(seq(), seq(tlv(6, []byte(cipherAES128)), octets(iv)), tlv(0x80, content)))))
+	key, err := openKeyPart(part{body: message}, true, decrypterFunc(bytes.Clone))
+	if err != nil || key == nil {
+		t.Errorf("%v", err)
 	}
 }
 
