@@ -227,7 +227,7 @@ func TestParseAttributesRefuses(t *testing.T) {
 		{"no list", oid(t, 1, 2, 3), "not a list"},
 		{"cut short", fromBase64(t, rfc9908RSA)[:20], "cut short"},
 		{"bytes behind", append(seq(), 0), "too many"},
-		{"neither OID nor attribute", seq([]byte{2, 1, 0}), "parse CSR attributes: neither an object identifier nor an attribute"},
+		{"neither OID nor attribute", seq([]byte{2, 1, 0}), "neither an object identifier nor an attribute"},
 		{"no object identifier", seq(tlv(6, []byte{0x80, 1})), "parse CSR attributes"},
 		{"attribute without values", seq(seq(oid(t, 1, 2, 3))), "neither an object identifier nor an attribute"},
 		{"deep", deep, "nested deeper"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"mime/multipart"
 	"strings"
 )
@@ -20,15 +19,31 @@ type part struct {
 	body        []byte
 }
 
+// boundaryOf returns the boundary parameter of a Content-Type header, "" if there is none. A boundary has neither quote
+// nor semicolon in it (RFC 2046 5.1.1). With "=", ":" or "/" it needs quotes around it, which servers forget, and
+// mime.ParseMediaType does not.
+func boundaryOf(contentType string) string {
+	for _, parameter := range strings.Split(contentType, ";")[1:] {
+		name, value, _ := strings.Cut(parameter, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "boundary") {
+			return strings.Trim(strings.TrimSpace(value), `"`)
+		}
+	}
+	return ""
+}
+
 // splitMultipart returns the two parts of a multipart/mixed body (RFC 2046 5.1.3), which must not be larger than
 // answerLimit. Content-Transfer-Encoding is not looked at, as RFC 8951 3 has it. One of the parts is a key, so no error
 // quotes the body.
 func splitMultipart(contentType string, body []byte) (two [2]part, err error) {
-	mediaType, parameters, err := mime.ParseMediaType(contentType)
-	if err != nil || mediaType != "multipart/mixed" || parameters["boundary"] == "" {
-		return two, fmt.Errorf("it is of type %s, not multipart/mixed with a boundary", quoteType(contentType))
+	if mediaTypeOf(contentType) != "multipart/mixed" {
+		return two, fmt.Errorf("it is of type %s, not multipart/mixed", quoteType(contentType))
 	}
-	reader := multipart.NewReader(bytes.NewReader(body), parameters["boundary"])
+	boundary := boundaryOf(contentType)
+	if boundary == "" {
+		return two, errors.New("it is of type multipart/mixed without a boundary")
+	}
+	reader := multipart.NewReader(bytes.NewReader(body), boundary)
 	for n := 0; ; n++ {
 		p, err := reader.NextRawPart()
 		switch {

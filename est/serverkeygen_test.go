@@ -148,8 +148,8 @@ func rsaOf(t *testing.T, p, q *big.Int, e int64) []byte {
 	return der
 }
 
-// A key counts by its private part alone, whatever a server adds: attributes, or, in version 2 of PKCS#8 and in SEC 1, a
-// public key, even that of another.
+// A key counts by its private part alone, whatever a server adds: attributes, or, in version 2 of PKCS#8 and in SEC 1,
+// a public key, even that of another.
 func TestPrivateKeyWithMoreInIt(t *testing.T) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -170,8 +170,8 @@ func TestPrivateKeyWithMoreInIt(t *testing.T) {
 		der  []byte
 		want interface{ Equal(crypto.PublicKey) bool }
 	}{
-		{"attributes", seq([]byte{2, 1, 0}, seq(oidDER(t, oidEd25519)), seed, tlv(0xa0, seq(oid(t, 1, 2, 3), set([]byte{5, 0})))),
-			key.Public().(ed25519.PublicKey)},
+		{"attributes", seq([]byte{2, 1, 0}, seq(oidDER(t, oidEd25519)), seed,
+			tlv(0xa0, seq(oid(t, 1, 2, 3), set([]byte{5, 0})))), key.Public().(ed25519.PublicKey)},
 		{"version 2", seq([]byte{2, 1, 1}, seq(oidDER(t, oidEd25519)), seed, tlv(0x81, make([]byte, 33))),
 			key.Public().(ed25519.PublicKey)},
 		{"another's public key", seq([]byte{2, 1, 1}, octets(scalar), tlv(0xa0, oidDER(t, oidSecp256r1)),
@@ -337,6 +337,10 @@ func TestServerKeygenShapes(t *testing.T) {
 				"content-type:APPLICATION/PKCS8 ; charset=us-ascii\r\nContent-Transfer-Encoding: quoted-printable", key,
 				"Content-Type: application/pkcs7-mime", certs)
 		}},
+		{"a boundary that lacks its quotes", func(key, certs string) (string, []byte) {
+			return "multipart/mixed;BOUNDARY=----=_Part/1:2; charset=utf-8", bytes.ReplaceAll(
+				multipartBody(keyHeader, key, certHeader, certs), []byte(boundary), []byte("----=_Part/1:2"))
+		}},
 		{"other line ends", func(key, certs string) (string, []byte) {
 			return mixed, bytes.ReplaceAll(multipartBody(keyHeader, string(wrap([]byte(key), 64, "\n")), certHeader,
 				string(wrap([]byte(certs), 64, "\n"))), []byte("\r\n"), []byte("\n"))
@@ -390,7 +394,7 @@ func TestServerKeygenRefuses(t *testing.T) {
 		{"no type", func(key, _ string) (string, []byte) { return "", []byte(key) }, "not multipart/mixed"},
 		{"no boundary", func(key, certs string) (string, []byte) {
 			return "multipart/mixed", multipartBody(keyHeader, key, certHeader, certs)
-		}, "not multipart/mixed"},
+		}, "without a boundary"},
 		{"another boundary", func(key, certs string) (string, []byte) {
 			return "multipart/mixed; boundary=x", multipartBody(keyHeader, key, certHeader, certs)
 		}, "0 parts"},
@@ -518,8 +522,8 @@ func TestDecryptKeyAttributes(t *testing.T) {
 		}
 		// RSAES-OAEP with its defaults (RFC 3560 5); rsaEncryption, aes256-CBC, aes192-CBC, aes128-CBC, without parameters
 		// (RFC 8551 2.5.2, RFC 3565 4.1).
-		const capabilities = "3043300d06092a864886f70d0101073000300b06092a864886f70d010101300b060960864801650304012a300b0609608648016503040116" +
-			"300b0609608648016503040102"
+		const capabilities = "3043300d06092a864886f70d0101073000300b06092a864886f70d010101" +
+			"300b060960864801650304012a300b0609608648016503040116300b0609608648016503040102"
 		if got := fmt.Sprintf("%x", values["1.2.840.113549.1.9.15"].FullBytes); got != capabilities {
 			t.Errorf("capabilities %s, want %s", got, capabilities)
 		}
