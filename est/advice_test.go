@@ -12,17 +12,6 @@ import (
 	"testing"
 )
 
-// requestFor makes a request of a template and reads it.
-func requestFor(t testing.TB, template Template) *x509.CertificateRequest {
-	t.Helper()
-	_, der := newRequest(t, template)
-	csr, err := x509.ParseCertificateRequest(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return csr
-}
-
 func TestApply(t *testing.T) {
 	name := func(fields ...[]byte) []byte { // a template with that subject
 		return seq(seq(oidDER(t, oidRequestInfoTemplate), set(seq([]byte{2, 1, 0}, seq(fields...), tlv(0xa1)))))

@@ -56,9 +56,15 @@ func TestCreateRequestSignsByKey(t *testing.T) {
 	}
 }
 
-func parseRequest(t *testing.T, template Template) *x509.CertificateRequest {
+// requestFor makes a request of a template and reads it.
+func requestFor(t testing.TB, template Template) *x509.CertificateRequest {
 	t.Helper()
 	_, der := newRequest(t, template)
+	return parsedRequest(t, der)
+}
+
+func parsedRequest(t testing.TB, der []byte) *x509.CertificateRequest {
+	t.Helper()
 	csr, err := x509.ParseCertificateRequest(der)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +74,7 @@ func parseRequest(t *testing.T, template Template) *x509.CertificateRequest {
 
 func TestRequestSubject(t *testing.T) {
 	// Order, a relative name of two attributes, and the string types that RFC 5280 fixes.
-	csr := parseRequest(t, Template{Subject: pkix.RDNSequence{
+	csr := requestFor(t, Template{Subject: pkix.RDNSequence{
 		{{Type: oidCountryName, Value: "JP"}},
 		{{Type: asn1.ObjectIdentifier{2, 5, 4, 10}, Value: "Größe"}},
 		{{Type: asn1.ObjectIdentifier{2, 5, 4, 11}, Value: "plain"}},
@@ -156,7 +162,7 @@ func TestRequestExtensions(t *testing.T) {
 		Usages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		CA:       true,
 	}
-	csr := parseRequest(t, template)
+	csr := requestFor(t, template)
 	if !slices.Equal(csr.DNSNames, template.DNSNames) || len(csr.IPAddresses) != 2 ||
 		!csr.IPAddresses[0].Equal(template.IPs[0]) ||
 		!csr.IPAddresses[1].Equal(template.IPs[1]) || len(csr.URIs) != 1 || csr.URIs[0].String() != "urn:dev:1" ||
@@ -179,7 +185,7 @@ func TestRequestExtensions(t *testing.T) {
 			t.Errorf("extension %v is critical: %v", e.Id, e.Critical)
 		}
 	}
-	if plain := parseRequest(t, Template{Subject: commonName("gw-1")}); len(plain.Extensions) != 0 {
+	if plain := requestFor(t, Template{Subject: commonName("gw-1")}); len(plain.Extensions) != 0 {
 		t.Errorf("extensions nobody asked for: %v", plain.Extensions)
 	}
 }
@@ -209,7 +215,7 @@ func TestRenewalTemplateKeepsBytes(t *testing.T) {
 	}, newKey(t).Public())
 
 	template := RenewalTemplate(leaf)
-	csr := parseRequest(t, template)
+	csr := requestFor(t, template)
 	if !bytes.Equal(csr.RawSubject, leaf.RawSubject) || !bytes.Equal(csr.RawSubject, subject) {
 		t.Errorf("subject %x, want %x", csr.RawSubject, leaf.RawSubject)
 	}
@@ -250,7 +256,7 @@ func TestRequestKeyUsage(t *testing.T) {
 		{0, true, []byte{3, 2, 2, 0x84}},
 		{x509.KeyUsageCertSign, true, []byte{3, 2, 2, 0x04}},
 	} {
-		csr := parseRequest(t, Template{Subject: commonName("gw-1"), KeyUsage: test.usage, CA: test.ca})
+		csr := requestFor(t, Template{Subject: commonName("gw-1"), KeyUsage: test.usage, CA: test.ca})
 		var got []byte
 		for _, e := range csr.Extensions {
 			if e.Id.Equal(oidKeyUsage) {
