@@ -24,6 +24,7 @@ type Enroller interface {
 	CACerts(ctx context.Context) ([]*x509.Certificate, error)
 	ServerKeygen(ctx context.Context, csr []byte, want est.Want, unwrap crypto.Decrypter) (*est.Issued, error)
 	Known() est.Known
+	HangUp()
 	Close()
 }
 
@@ -120,7 +121,10 @@ func (a *Agent) open(ctx context.Context, o order, e *event, options est.Options
 		return nil, err
 	}
 	s := &session{agent: a, o: o, e: e, options: a.completed(options, o.cert, by, stored), by: by}
-	return s, s.dial()
+	if s.client, err = a.o.Dial(s.options); err != nil {
+		return nil, configurationFailure("est-client", err, "")
+	}
+	return s, nil
 }
 
 // completed are the options of a client for c, trusting by what is given.
@@ -132,15 +136,6 @@ func (a *Agent) completed(options est.Options, c *config.Certificate, by anchori
 }
 
 func (a *Agent) userAgent() string { return "certagent/" + a.o.Version }
-
-func (s *session) dial() error {
-	client, err := s.agent.o.Dial(s.options)
-	if err != nil {
-		return configurationFailure("est-client", err, "")
-	}
-	s.client = client
-	return nil
-}
 
 // close ends the session. What was learned is stored even where the attempt failed: a CA that is about to change its
 // key says so to everybody whom it tells its certificates.
@@ -173,14 +168,7 @@ func (s *session) exchange(ctx context.Context, op string, id identity, want des
 		return nil, nil, err
 	}
 	if s.agent.o.Now().Sub(before) > maxIdle { // a key took its time
-		before := s.options.Known
-		s.client.Close()
-		s.options.Known = s.client.Known()
-		err := s.dial()
-		s.options.Known = before
-		if err != nil {
-			return nil, nil, err
-		}
+		s.client.HangUp()
 	}
 	issued, err := s.send(ctx, op, id, p, want.template)
 	if errors.Is(err, est.ErrPending) && p.Accepted.IsZero() {

@@ -154,6 +154,8 @@ type fakeClient struct {
 	known est.Known
 }
 
+func (c *fakeClient) HangUp() {}
+
 func (c *fakeClient) Close() {}
 
 func (c *fakeClient) Known() est.Known { return c.known }

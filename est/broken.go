@@ -162,8 +162,8 @@ func (c *Client) refusedInFront(ctx context.Context, r, get *request) *Error {
 // withoutCertificate asks for /cacerts, at the server that r went to, over a connection of its own and without our
 // certificate.
 func (c *Client) withoutCertificate(ctx context.Context, r *request) (*answer, error) {
-	c.hangUp()
-	defer c.hangUp() // nothing else may be asked over that connection
+	c.HangUp()
+	defer c.HangUp() // nothing else may be asked over that connection
 	target := r.target
 	if r.op != "cacerts" {
 		target = target.JoinPath("..", "cacerts")

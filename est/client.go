@@ -187,7 +187,7 @@ func checkURL(u *url.URL) error {
 // Close ends the connection, if there is one, with a close-notify. The client is of no use after it. Close may be
 // called more than once.
 func (c *Client) Close() {
-	c.hangUp()
+	c.HangUp()
 	c.closed = true
 }
 

@@ -113,8 +113,9 @@ func (k *conn) settled(ctx context.Context) bool {
 	return k.http.Err() == nil
 }
 
-// hangUp closes the kept connection, if there is one, with a close-notify.
-func (c *Client) hangUp() {
+// HangUp closes the kept connection, if there is one, with a close-notify; the next operation opens another. It is for
+// pauses: some servers serve nobody else meanwhile, and end it after seconds, at a time when a request may be on its way.
+func (c *Client) HangUp() {
 	if c.conn != nil {
 		c.conn.http.Close()
 		c.conn = nil

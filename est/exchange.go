@@ -114,7 +114,7 @@ func (c *Client) logIn(r *request, a *answer) error {
 		return c.fail(r, ErrUntrusted, a, errors.New("a server that is not authorised asks for the password"))
 	}
 	// Servers drop the connection after a 401 without saying so, and a POST into it would be lost: always a fresh one.
-	c.hangUp()
+	c.HangUp()
 	r.challenge = challenges(a.header.Values("WWW-Authenticate"))
 	if err := c.authorize(r); err != nil {
 		e := c.fail(r, ErrUnauthorized, a, err)
@@ -160,7 +160,7 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	if c.conn != nil && (!c.conn.settled(limited) || !c.conn.serves(r) || c.capped(c.conn.origin) && !c.conn.links()) {
 		// The server closed it after the last answer, or spoke on; or it is another server that is asked now; or the
 		// connection came before we knew that requests are to be linked.
-		c.hangUp()
+		c.HangUp()
 	}
 	if c.conn == nil {
 		k, err := c.dial(limited, r)
@@ -188,7 +188,7 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	}
 	response, err := k.http.RoundTrip(message)
 	if err != nil {
-		c.hangUp()
+		c.HangUp()
 		if r.secret && began.Load() {
 			err = errUnquoted
 		}
@@ -200,14 +200,14 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	}
 	a, whole, err := c.read(response)
 	if err != nil {
-		c.hangUp()
+		c.HangUp()
 		if r.secret {
 			err = errUnquoted
 		}
 		return nil, c.broken(ctx, limited, r, k, true, fmt.Errorf("read the answer's body: %w", err))
 	}
 	if !whole || response.Close {
-		c.hangUp()
+		c.HangUp()
 	}
 	a.over = k
 	return a, nil

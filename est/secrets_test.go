@@ -82,7 +82,7 @@ func TestAnswersThatQuoteTheLogin(t *testing.T) {
 }
 
 // An account is locked after some wrong passwords. A server that refused it for /cacerts is not sent it again for the
-// enrolment.
+// enrolment, nor after a pause in which the connection was given up.
 func TestRefusedLoginIsNotSentAgain(t *testing.T) {
 	s := newServer(t)
 	s.all = func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
@@ -93,7 +93,12 @@ func TestRefusedLoginIsNotSentAgain(t *testing.T) {
 	o := s.options()
 	o.Login = login
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	_, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
+	c := newClient(t, o)
+	if _, err := c.Attributes(t.Context()); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("CSR attributes: %v", err)
+	}
+	c.HangUp()
+	_, err := c.Enroll(t.Context(), csr, Want{})
 	e, is := errors.AsType[*Error](err)
 	if !is || e.Class != ErrUnauthorized || !e.Refusal || e.Identity != `user "estuser"` ||
 		!strings.Contains(e.Hint, "password") {
