@@ -16,26 +16,19 @@ import (
 	"testing"
 )
 
-// openRules are those of docs/est-conformance.md that nothing shows yet. A rule leaves this list when its row says met or
-// declined; the list must be what the page says, so that it can only shrink on purpose.
-var openRules = []int{}
-
-// conformanceRules is how many rules the page has.
+// conformanceRules is how many rules docs/est-conformance.md has.
 const conformanceRules = 62
 
-// rule is one row of docs/est-conformance.md.
+// rule is one row of the page.
 type rule struct {
 	number int
-	text   string
-	level  string
-	where  string
-	state  string   // "met", "declined" or "open"
+	state  string   // "met" or "declined"
 	why    string   // what follows the state
 	tests  []string // as "est.TestName/subtest", with the package's directory before the dot
 }
 
 var (
-	rowPattern    = regexp.MustCompile(`^\| (\d+) \| (.+) \| (.+) \| (.+) \| (met|declined|open)\b(.*) \|(.*)\|$`)
+	rowPattern    = regexp.MustCompile(`^\| (\d+) \| .+ \| .+ \| .+ \| (met|declined)\b(.*) \|(.*)\|$`)
 	quotedPattern = regexp.MustCompile("`[^`]+`")
 	testPattern   = regexp.MustCompile("^`([a-z0-9/-]+)\\.((?:Test|Fuzz)[^a-z][A-Za-z0-9_]*)((?:/[^`]+)?)`$")
 )
@@ -54,13 +47,12 @@ func readRules(t *testing.T) []rule {
 		}
 		cells := rowPattern.FindStringSubmatch(line)
 		if cells == nil {
-			t.Errorf("not a row of six cells whose fifth begins with met, declined or open:\n%s", line)
+			t.Errorf("not a row of six cells whose fifth begins with met or declined:\n%s", line)
 			continue
 		}
-		r := rule{text: cells[2], level: cells[3], where: cells[4], state: cells[5], why: strings.Trim(cells[6], " :;,.")}
+		r := rule{state: cells[2], why: cells[3], tests: quotedPattern.FindAllString(cells[4], -1)}
 		r.number, _ = strconv.Atoi(cells[1]) // digits
-		r.tests = quotedPattern.FindAllString(cells[7], -1)
-		if rest := strings.Trim(quotedPattern.ReplaceAllString(cells[7], ""), " ,"); rest != "" {
+		if rest := strings.Trim(quotedPattern.ReplaceAllString(cells[4], ""), " ,"); rest != "" {
 			t.Errorf("rule %d: among its tests stands %q", r.number, rest)
 		}
 		rules = append(rules, r)
@@ -80,8 +72,6 @@ func TestConformanceHasEveryRule(t *testing.T) {
 			t.Errorf("rule %d is met, and no test shows it", r.number)
 		case r.state == "declined" && len(strings.Fields(r.why)) < 4:
 			t.Errorf("rule %d is declined, and the page does not say why", r.number)
-		case (r.state == "open") != slices.Contains(openRules, r.number):
-			t.Errorf("rule %d is %s; openRules must say the same", r.number, r.state)
 		}
 	}
 	if len(rules) != conformanceRules {
@@ -91,19 +81,10 @@ func TestConformanceHasEveryRule(t *testing.T) {
 
 // Every test that the page names exists, and `go test ./...` runs it: it stands in a file that no build tag leaves out,
 // its signature is that of a test, nothing in its package skips, and the names of its subtests stand in it, or in a
-// table or function of its package that it names. Of an open rule this is only said: its tests are still to come.
+// table or function of its package that it names.
 func TestConformanceNamesTestsThatRun(t *testing.T) {
 	sources := map[string]testSources{}
 	for _, r := range readRules(t) {
-		shown := len(r.tests) > 0
-		complain := func(format string, args ...any) {
-			shown = false
-			if r.state == "open" {
-				t.Logf(format, args...)
-			} else {
-				t.Errorf(format, args...)
-			}
-		}
 		for _, named := range r.tests {
 			parts := testPattern.FindStringSubmatch(named)
 			if parts == nil {
@@ -115,11 +96,8 @@ func TestConformanceNamesTestsThatRun(t *testing.T) {
 				sources[dir] = parseTests(t, dir)
 			}
 			if err := sources[dir].runs(name, strings.Split(sub, "/")[1:]); err != nil {
-				complain("rule %d: %s: %v", r.number, named, err)
+				t.Errorf("rule %d: %s: %v", r.number, named, err)
 			}
-		}
-		if shown && r.state == "open" {
-			t.Logf("rule %d is open, and the tests that it names are all there", r.number)
 		}
 	}
 }
