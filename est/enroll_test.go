@@ -248,6 +248,7 @@ func TestEnrollRefusesWhatIsNoRequest(t *testing.T) {
 	}
 }
 
+// 201 counts where something is created, and nowhere else (RFC 7030 4.1.3).
 func TestCreatedIsASuccess(t *testing.T) {
 	s := newServer(t)
 	s.all = func(w http.ResponseWriter, r *http.Request, usual http.Handler) {
@@ -255,8 +256,14 @@ func TestCreatedIsASuccess(t *testing.T) {
 	}
 	s.start()
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	if _, err := newClient(t, s.options()).Enroll(t.Context(), csr, Want{}); err != nil {
-		t.Error(err)
+	c := newClient(t, s.options())
+	issued, err := c.Enroll(t.Context(), csr, Want{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "CA certificates could not be fetched: .* \\(HTTP 201\\)"
+	if len(issued.Warnings) != 1 || !regexp.MustCompile(want).MatchString(issued.Warnings[0]) || len(c.Known().CAs) > 0 {
+		t.Errorf("%d CA certificates, warnings %q", len(c.Known().CAs), issued.Warnings)
 	}
 }
 

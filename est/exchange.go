@@ -20,14 +20,13 @@ import (
 // An answer is an HTTP response that was read to its end, or as far as its bound.
 type answer struct {
 	status   int
+	success  bool // 200; to an enrolment 201 too
 	header   http.Header
 	body     []byte
 	tooLarge bool // there was more than answerLimit of a success
 	came     time.Time
 	over     *conn // the connection it came over
 }
-
-func (a *answer) success() bool { return a.status == http.StatusOK || a.status == http.StatusCreated }
 
 // request is one operation: what is sent until it is answered, and answered for good.
 type request struct {
@@ -72,11 +71,11 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		if a.success() && r.redirects == 0 && strings.HasPrefix(r.authorization, "Basic ") {
+		if a.success && r.redirects == 0 && strings.HasPrefix(r.authorization, "Basic ") {
 			c.basic = r.authorization
 		}
 		switch {
-		case a.success():
+		case a.success:
 			if a.tooLarge {
 				return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
 			}
@@ -198,7 +197,7 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	if k.offered {
 		c.certificateTaken = k.origin
 	}
-	a, whole, err := c.read(response)
+	a, whole, err := c.read(r, response)
 	if err != nil {
 		c.HangUp()
 		if r.secret {
@@ -256,25 +255,27 @@ func (c *Client) message(ctx context.Context, r *request, began *atomic.Bool) (*
 	return message, nil
 }
 
-// read reads a response's body as far as it may go, and closes it. whole means that its end was reached, and so that
-// the connection can be kept.
-func (c *Client) read(response *http.Response) (a *answer, whole bool, err error) {
+// read reads the body of the response to r as far as it may go, and closes it. whole means that its end was reached, and
+// so that the connection can be kept. Some CAs answer 201 to what they created; a GET creates nothing, and RFC 7030
+// 4.1.3 has 200 alone count there.
+func (c *Client) read(r *request, response *http.Response) (a *answer, whole bool, err error) {
 	defer response.Body.Close()
 	a = &answer{status: response.StatusCode, header: response.Header, came: c.o.Now()}
+	a.success = a.status == http.StatusOK || a.status == http.StatusCreated && r.csr != nil
 	if a.status == http.StatusSwitchingProtocols {
 		return a, false, nil // what follows is no body
 	}
 	limit := int64(errorTextLimit)
-	if a.success() {
+	if a.success {
 		limit = answerLimit
 	}
 	a.body, err = io.ReadAll(io.LimitReader(response.Body, limit+1))
-	if err != nil && a.success() {
+	if err != nil && a.success {
 		return a, false, err
 	}
 	if int64(len(a.body)) > limit {
 		a.body = a.body[:limit]
-		a.tooLarge = a.success()
+		a.tooLarge = a.success
 		if a.tooLarge {
 			return a, false, nil
 		}

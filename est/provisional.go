@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -49,9 +48,9 @@ func (c *Client) provisional(ctx context.Context) ([]*x509.Certificate, error) {
 			return nil, err
 		}
 		switch {
-		case a.status == http.StatusOK && a.tooLarge:
+		case a.success && a.tooLarge:
 			return nil, c.fail(r, ErrBadResponse, a, fmt.Errorf("answer of more than %d bytes", answerLimit))
-		case a.status == http.StatusOK:
+		case a.success:
 			certs, _, err := parseCertsOnly(a.body) // one that cannot be read cannot be trusted either
 			if err != nil {
 				return nil, c.fail(r, ErrBadResponse, a, err)
@@ -92,7 +91,7 @@ func (c *Client) askStranger(ctx, limited context.Context, r *request) (*answer,
 		return nil, c.broken(ctx, limited, r, k, began.Load(), err)
 	}
 	k.answered = true
-	a, _, err := c.read(response)
+	a, _, err := c.read(r, response)
 	if err != nil {
 		return nil, c.broken(ctx, limited, r, k, true, fmt.Errorf("read the answer's body: %w", err))
 	}

@@ -124,6 +124,9 @@ func TestUntrustedServer(t *testing.T) {
 	}{
 		{"unknown CA", func(_ *server, o *Options) { o.Anchors = []*x509.Certificate{newRoot(t, "other").cert} },
 			"unknown CA"},
+		{"implicit anchors that are switched off", func(s *server, o *Options) {
+			o.Anchors, o.Roots = []*x509.Certificate{newRoot(t, "other").cert}, pool(s.root.cert)
+		}, "unknown CA"},
 		{"other host", func(s *server, _ *Options) {
 			s.template.IPAddresses, s.template.Subject = nil, pkix.Name{CommonName: "127.0.0.1"}
 		}, "server certificate is for localhost, asked was 127.0.0.1"},
@@ -138,7 +141,7 @@ func TestUntrustedServer(t *testing.T) {
 			s.start()
 			full := s.options()
 			if o.Anchors != nil {
-				full.Anchors = o.Anchors
+				full.Anchors, full.Roots = o.Anchors, o.Roots
 			}
 			full.Login, full.Certificate = login, s.root.tlsCertificate(t, clientTemplate("gw-1"))
 			_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
