@@ -281,6 +281,7 @@ func TestBareCertificates(t *testing.T) {
 		{"", root.Raw, false},
 		{"application/pkcs7-mime", root.Raw, false},
 		{"text/plain", armoured, false},
+		{"text/plain", root.Raw, false},
 		{"application/pkix-cert", []byte{0x30, 0x80}, false},
 		{"application/pkix-cert", []byte{0x30, 2, 5, 0}, false},
 		{"application/pkix-cert", []byte("hello"), false},

@@ -100,10 +100,11 @@ func (c *Client) askStranger(ctx, limited context.Context, r *request) (*answer,
 }
 
 // Fingerprinted returns those of certs that fingerprint covers, each once: those whose DER has this SHA-256 (64 hex
-// digits) or SHA-512 (128), in any case, with or without colons. That there are none is no error; what is not such a
-// fingerprint is one.
+// digits) or SHA-512 (128), in any case, with or without colons and the label that openssl puts before it ("sha256
+// Fingerprint="). That there are none is no error; what is not such a fingerprint is one.
 func Fingerprinted(certs []*x509.Certificate, fingerprint string) ([]*x509.Certificate, error) {
-	want, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(fingerprint), ":", ""))
+	digits := fingerprint[strings.Index(fingerprint, "=")+1:]
+	want, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(digits), ":", ""))
 	if err != nil || len(want) != sha256.Size && len(want) != sha512.Size {
 		return nil, fmt.Errorf("fingerprint %q is neither a SHA-256 (64 hex digits) nor a SHA-512 (128)",
 			shorten(printable(fingerprint), 200))

@@ -255,7 +255,8 @@ func TestFingerprinted(t *testing.T) {
 		covers      bool
 		wrong       bool
 	}{
-		{"SHA-256 as openssl prints it", long, true, false},
+		{"SHA-256", long, true, false},
+		{"the line that openssl prints", "sha256 Fingerprint=" + long + "\n", true, false},
 		{"lower case", strings.ToLower(long), true, false},
 		{"without colons", bare(long), true, false},
 		{"as sha256sum prints it", " " + strings.ToLower(bare(long)) + "\n", true, false},
@@ -269,6 +270,7 @@ func TestFingerprinted(t *testing.T) {
 		{"odd", bare(long) + "0", false, true},
 		{"not hex", "G" + long[1:], false, true},
 		{"empty", "", false, true},
+		{"a label alone", "sha256 Fingerprint=", false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := Fingerprinted(shown, test.fingerprint)

@@ -55,6 +55,9 @@ Exit code 1 if a fingerprint covers nothing (then nothing is written), or nothin
 		RunE: func(c *cobra.Command, args []string) error {
 			// net/http prints through the standard logger what a server sends out of turn, and nobody has looked at that.
 			stdlog.SetOutput(io.Discard)
+			if c.Flags().Changed("out") && out == "" { // --out "$UNSET" must not end well without having written
+				return misused(&hint{errors.New("--out names no file"), "leave it out to write nothing"})
+			}
 			return p.caCerts(c.Context(), c.InOrStdin(), args[0], fingerprints, out)
 		},
 	}
