@@ -123,9 +123,9 @@ func same(t *testing.T, what string, got []string, want ...string) {
 
 // TestRenewalAtAnotherHost: where certificate logins live on a host of their own, the first certificate comes from url and
 // its renewals from renew_url; with rotate_key = false with the same key, as some services demand. Each server's CA counts
-// for that server alone.
+// for that server alone, and the second knows the root of the first and no more: the login brings its chain along.
 func TestRenewalAtAnotherHost(t *testing.T) {
-	first := esttest.New(t, esttest.Options{})
+	first := esttest.New(t, esttest.Options{Intermediate: true})
 	second := esttest.New(t, esttest.Options{LikeLibest: true, ClientCAs: []*x509.Certificate{first.Root}})
 	first.RefuseCertificates(func(*x509.Certificate) bool { return true })
 	g := newGateway(t, first, "trusted_certs = [\"DIR/ca.pem\", \"DIR/second.pem\"]", byUser,
@@ -150,6 +150,20 @@ func TestRenewalAtAnotherHost(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestBornOfAnotherCA: a device's birth certificate comes from its manufacturer (RFC 7030 section 3.3.2), of whose CAs the
+// EST server knows the root.
+func TestBornOfAnotherCA(t *testing.T) {
+	manufacturer := esttest.New(t, esttest.Options{Intermediate: true})
+	server := esttest.New(t, esttest.Options{ClientCAs: []*x509.Certificate{manufacturer.Root}})
+	g := newGateway(t, server, trustFile,
+		"bootstrap_identity_cert = \"file://DIR/born.pem\"\nbootstrap_identity_pk = \"file://DIR/born.key.pem\"\n", "")
+	certificate, key := manufacturer.IssueBootstrap("serial-0815", time.Hour)
+	writeFile(t, filepath.Join(g.dir, "born.pem"), certificate)
+	writeFile(t, filepath.Join(g.dir, "born.key.pem"), key)
+	g.mustTurn()
+	same(t, "logins", operations(server), "simpleenroll by certificate")
 }
 
 // TestEnrolmentCode: a login by a code alone, without a user name (RFC 7030 section 3.2.3).

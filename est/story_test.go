@@ -12,6 +12,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,14 @@ func TestEnrolAndRenew(t *testing.T) {
 			if second.PasswordSent || second.Connections != 1 || s.Connections() != 3 {
 				t.Errorf("password sent: %v; %d connections, the server counts %d", second.PasswordSent, second.Connections,
 					s.Connections())
+			}
+			var asked []string
+			for _, login := range s.Logins() {
+				asked = append(asked, login.Operation)
+			}
+			want := []string{"cacerts", "simpleenroll", "simpleenroll", "cacerts", "simplereenroll"} // one for the 401
+			if !slices.Equal(asked, want) {
+				t.Errorf("asked for %v, want %v", asked, want)
 			}
 			if !bytes.Equal(second.Leaf.RawSubject, first.Leaf.RawSubject) ||
 				second.Leaf.SerialNumber.Cmp(first.Leaf.SerialNumber) == 0 {
