@@ -15,6 +15,8 @@ type alert struct {
 	hint               string // what to do about it where a certificate was offered; "" is nothing special
 }
 
+const internalError = "internal_error"
+
 // alerts has those that a server uses against a client certificate or against a handshake as such.
 var alerts = map[tls.AlertError]alert{
 	40: {name: "handshake_failure", offered: "it does not accept it, for whatever reason",
@@ -36,7 +38,7 @@ var alerts = map[tls.AlertError]alert{
 		hint: "check that key and certificate belong together"},
 	70: {name: "protocol_version", handshake: "it speaks no version of TLS that we do"},
 	71: {name: "insufficient_security", handshake: "it wants stronger ciphers than we have in common"},
-	80: {name: "internal_error", offered: "something is wrong in the server",
+	80: {name: internalError, offered: "something is wrong in the server",
 		handshake: "something is wrong in the server"},
 	112: {name: "unrecognized_name", handshake: "it does not serve the host name in the URL"},
 	116: {name: "certificate_required", offered: "it wants another one"},

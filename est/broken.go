@@ -74,8 +74,11 @@ func (c *Client) unoffered(r *request, k *conn, ended error) *Error {
 		why, hint = fmt.Sprintf("could not be given ours (%v)", k.notOffered), hintKind
 	}
 	a, ok := remoteAlert(ended)
-	if !ok {
+	switch {
+	case !ok:
 		return c.failHint(r, ErrUnavailable, ended, "perhaps "+hint) // the alert may have got lost on the way
+	case a.name == internalError: // its own trouble, which speaks against nobody
+		return c.failHint(r, ErrUnavailable, explained(ended, false), "the server's log may say more")
 	}
 	return c.refused(r, fmt.Errorf("it asked for a client certificate, %s, and ended the connection (TLS alert %s%.0w)",
 		why, a.name, ended), hint)

@@ -59,6 +59,9 @@ var misbehaviourSays = map[string]string{
 	"asks to renegotiate":                                      `no renegotiation(.*\n)*.*in the handshake, for all URLs`,
 	"a thousand requests to renegotiate":                       `no renegotiation(.*\n)*.*in the handshake, for all URLs`,
 	"a thousand session tickets":                               `too many non-advancing records`,
+	"alert internal_error when asked, TLS 1.2":                 `unavailable: TLS alert internal_error: something is wrong in the server`,
+	"alert internal_error when asked, TLS 1.3":                 `unavailable: TLS alert internal_error: something is wrong in the server`,
+	"alert access_denied when asked, TLS 1.3":                  `access.denied`,
 	"a thousand key updates":                                   `too many non-advancing records`,
 	"dead once /cacerts is answered":                           `reset|ended before it was secured`,
 

@@ -119,11 +119,19 @@ func badHandshakes() []Misbehaviour {
 			_, below := bare(c)
 			io.WriteString(below, "\x17\x03\x03\x00\x40"+string(make([]byte, 64)))
 		})},
-		{Name: "asks to renegotiate", Class: "unavailable", play: forging(tls.VersionTLS12, helloRequest, 1)},
+		{Name: "asks to renegotiate", Class: "unavailable", play: forging(tls.VersionTLS12, recordHandshake, helloRequest, 1)},
 		{Name: "a thousand requests to renegotiate", Class: "unavailable",
-			play: forging(tls.VersionTLS12, helloRequest, 1000)},
-		{Name: "a thousand session tickets", Class: "unavailable", play: forging(tls.VersionTLS13, newSessionTicket, 1000)},
-		{Name: "a thousand key updates", Class: "unavailable", play: forging(tls.VersionTLS13, keyUpdate, 1000)},
+			play: forging(tls.VersionTLS12, recordHandshake, helloRequest, 1000)},
+		{Name: "a thousand session tickets", Class: "unavailable",
+			play: forging(tls.VersionTLS13, recordHandshake, newSessionTicket, 1000)},
+		{Name: "a thousand key updates", Class: "unavailable",
+			play: forging(tls.VersionTLS13, recordHandshake, keyUpdate, 1000)},
+		{Name: "alert internal_error when asked, TLS 1.2", Class: "unavailable",
+			play: forging(tls.VersionTLS12, recordAlert, "\x02\x50", 1)},
+		{Name: "alert internal_error when asked, TLS 1.3", Class: "unavailable",
+			play: forging(tls.VersionTLS13, recordAlert, "\x02\x50", 1)},
+		{Name: "alert access_denied when asked, TLS 1.3", Class: "unauthorized",
+			play: forging(tls.VersionTLS13, recordAlert, "\x02\x31", 1)},
 		{Name: "dead once /cacerts is answered", Class: "unavailable", play: func(s *Server) {
 			s.Always("cacerts", func(w http.ResponseWriter, r *http.Request, real http.Handler) {
 				answer := capture(real, r)

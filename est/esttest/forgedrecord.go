@@ -26,10 +26,17 @@ const (
 	newSessionTicket = "\x04\x00\x00\x0e" + "\x00\x00\x0e\x10" + "\x00\x00\x00\x00" + "\x00" + "\x00\x01\x00" + "\x00\x00"
 )
 
-// forging plays a server that, once the handshake is over and the first request has begun, sends a handshake message n
-// times. crypto/tls has no words for that, so the records are made by hand, with the keys of the session. Where TLS 1.3
-// agrees on ChaCha20, as it does between machines without AES in hardware, the connection just ends.
-func forging(version uint16, message string, n int) func(*Server) {
+// Types of records (RFC 8446 5.1).
+const (
+	recordAlert           = 21
+	recordHandshake       = 22
+	recordApplicationData = 23
+)
+
+// forging plays a server that, once the handshake is over and the first request has begun, sends a record of a type n
+// times. crypto/tls has no words for that, so they are made by hand, with the keys of the session. Where TLS 1.3 agrees
+// on ChaCha20, as it does between machines without AES in hardware, the connection just ends.
+func forging(version uint16, kind byte, message string, n int) func(*Server) {
 	return func(s *Server) {
 		s.setConduct(conduct{take: func(c net.Conn) {
 			var secrets bytes.Buffer
@@ -52,7 +59,7 @@ func forging(version uint16, message string, n int) func(*Server) {
 				return
 			}
 			for range n {
-				if _, err := c.Write(keys.seal(message)); err != nil {
+				if _, err := c.Write(keys.seal(kind, message)); err != nil {
 					return
 				}
 				if message == keyUpdate {
@@ -153,22 +160,21 @@ func (k *recordKeys) expand(label string, size int) []byte {
 	return must(hkdf.Expand(k.hash, k.secret, info, size))
 }
 
-// seal returns a handshake message as an encrypted record (RFC 8446 5.2, RFC 5246 6.2.3.3 and RFC 5288 3).
-func (k *recordKeys) seal(message string) []byte {
-	const handshake, applicationData = 22, 23
+// seal returns an encrypted record (RFC 8446 5.2, RFC 5246 6.2.3.3 and RFC 5288 3).
+func (k *recordKeys) seal(kind byte, message string) []byte {
 	sequence := binary.BigEndian.AppendUint64(nil, k.next)
 	k.next++
 	if k.version == tls.VersionTLS13 {
-		inner := append([]byte(message), handshake)
-		head := []byte{applicationData, 3, 3, 0, byte(len(inner) + k.aead.Overhead())}
+		inner := append([]byte(message), kind)
+		head := []byte{recordApplicationData, 3, 3, 0, byte(len(inner) + k.aead.Overhead())}
 		nonce := bytes.Clone(k.iv)
 		for i, b := range sequence {
 			nonce[4+i] ^= b
 		}
 		return k.aead.Seal(head, nonce, inner, head)
 	}
-	head := []byte{handshake, 3, 3, 0, byte(len(sequence) + len(message) + k.aead.Overhead())}
-	additional := append(bytes.Clone(sequence), handshake, 3, 3, 0, byte(len(message)))
+	head := []byte{kind, 3, 3, 0, byte(len(sequence) + len(message) + k.aead.Overhead())}
+	additional := append(bytes.Clone(sequence), kind, 3, 3, 0, byte(len(message)))
 	nonce := append(bytes.Clone(k.iv), sequence...)
 	return k.aead.Seal(append(head, sequence...), nonce, []byte(message), additional)
 }
