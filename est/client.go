@@ -179,7 +179,8 @@ func checkURL(u *url.URL) error {
 	case u.User != nil:
 		return fmt.Errorf("URL %s: a login does not belong into the URL", u.Redacted())
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return fmt.Errorf("URL %s: query and fragment have no meaning in EST", u.Redacted())
+		// Not quoted: a token may have been pasted there.
+		return fmt.Errorf("URL %s://%s%s: query and fragment have no meaning in EST", u.Scheme, u.Host, u.EscapedPath())
 	}
 	return nil
 }
