@@ -20,7 +20,11 @@ import (
 // stamp is that of the configuration which c stands in: the files may be newer than what was read of them.
 func (a *Agent) login(c *config.Certificate, stamp string) string {
 	h := sha256.New()
-	fmt.Fprintln(h, c.URL, c.RenewURL, c.RenewWith, c.ESTIdentity, c.Auth.HasPassword, c.Auth.Username, c.Trust.SystemRoots)
+	renewURL := c.URL
+	if c.RenewURL != nil {
+		renewURL = c.RenewURL
+	}
+	fmt.Fprintln(h, c.URL, renewURL, c.RenewWith, c.ESTIdentity, c.Auth.HasPassword, c.Auth.Username, c.Trust.SystemRoots)
 	fmt.Fprintln(h, c.Trust.Fingerprint, c.RedirectHosts, c.LinkIdentity, c.Attributes)
 	files := append([]string{c.Auth.PasswordFile}, c.Trust.Files...)
 	for _, pair := range []*config.KeyPair{c.Auth.Identity, c.Auth.Bootstrap} {
