@@ -367,6 +367,7 @@ func FuzzQuote(f *testing.F) {
 	f.Add([]byte("no"), "geheim")
 	f.Add([]byte("your geheim\x00\x1b[0m\r\n\xff"), "geheim")
 	f.Add([]byte(strings.Repeat("é ", errorTextLimit)), "")
+	f.Add([]byte("\u0270\x00&"), "\xb0&") // the secret is the end of a character and what comes to stand behind it
 	f.Fuzz(func(t *testing.T, body []byte, secret string) {
 		text := quoteBody(body, []string{secret})
 		if len(text) > errorTextLimit || !utf8.ValidString(text) {

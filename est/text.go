@@ -38,8 +38,9 @@ func shorten(s string, limit int) string {
 // out, because servers and proxies in between like to quote the request.
 func quote(text string, secrets []string, limit int) string {
 	// Once before and once after, lest folding white space hides a secret from us or puts one together. It is shortened
-	// last: half a secret would not be recognised.
-	return shorten(blot(printable(blot(text, secrets)), secrets), limit)
+	// last: half a secret would not be recognised. A secret that is no UTF-8 can leave half a character behind.
+	clean := blot(printable(blot(text, secrets)), secrets)
+	return shorten(strings.ToValidUTF8(clean, ""), limit)
 }
 
 // quoteBody is quote for the text of an error's body. Its reading may have stopped inside a secret: what could be the
