@@ -14,6 +14,7 @@ import (
 	"certagent/store/durable"
 	"certagent/store/durable/durabletest"
 	"certagent/store/keys"
+	"certagent/store/storetest"
 )
 
 // scenario is a state directory and one renewal in it.
@@ -140,8 +141,8 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 	must(t, err)
 	defer os.RemoveAll(dir)
 	dir = filepath.Join(dir, "state")
-	copyTree(t, r.before, dir)
-	base := noSync{durable.OS{Root: dir}}
+	must(t, storetest.Copy(r.before, dir))
+	base := durabletest.NoSync{FS: durable.OS{Root: dir}}
 
 	fsys := durabletest.New(base, n, mode)
 	sent, err := r.try(t, fsys, dir)
@@ -178,7 +179,9 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 	case !isNew && sent != nil && !samePending(p, sent):
 		t.Errorf("%v at %s: the request that was sent is gone: %+v", mode, at, p)
 	}
-	checkModes(t, dir, at)
+	if w := storetest.Wrong(dir); len(w) > 0 {
+		t.Errorf("%v at %s: %v", mode, at, w)
+	}
 
 	// The work completes, with the key that was sent where there is one.
 	if !isNew {
@@ -234,68 +237,6 @@ func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
 				s.Close() // which may be the call that fails
 			}
 		})
-	}
-}
-
-// noSync saves the time of syncs: what one does cannot be seen without cutting the power. That they are made, and when,
-// is what durabletest watches.
-type noSync struct{ durable.FS }
-
-type noSyncFile struct{ durable.File }
-
-func (n noSync) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
-	f, err := n.FS.OpenFile(path, flag, m)
-	if err != nil {
-		return nil, err
-	}
-	return noSyncFile{f}, nil
-}
-
-func (noSyncFile) Sync() error { return nil }
-
-// copyTree copies directories, files and links with their modes.
-func copyTree(t *testing.T, from, to string) {
-	t.Helper()
-	must(t, filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		target := to + strings.TrimPrefix(path, from)
-		switch d.Type() {
-		case fs.ModeDir:
-			return errors.Join(os.Mkdir(target, 0o700), os.Chmod(target, info.Mode()))
-		case fs.ModeSymlink:
-			link, err := os.Readlink(path)
-			return errors.Join(err, os.Symlink(link, target))
-		}
-		data, err := os.ReadFile(path)
-		return errors.Join(err, os.WriteFile(target, data, 0o600), os.Chmod(target, info.Mode()))
-	}))
-}
-
-// checkModes says what has other modes than the package comment says.
-func checkModes(t *testing.T, dir, at string) {
-	t.Helper()
-	for _, line := range tree(t, dir) {
-		mode, path, _ := strings.Cut(line, " ")
-		want := "-rw-r--r--"
-		switch name := filepath.Base(path); {
-		case mode == "link":
-			continue
-		case name == "pending":
-			want = "drwx------"
-		case name == "key.pem" || name == "request.json":
-			want = "-rw-------"
-		case strings.HasPrefix(mode, "d"):
-			want = "drwxr-xr-x"
-		}
-		if mode != want && path != "lock" { // a process that died over the lock file leaves it empty and private
-			t.Errorf("at %s: %s, want %s", at, line, want)
-		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -20,13 +21,22 @@ import (
 )
 
 // TestMain lets the test binary be a second agent. With the first variable it opens that state directory, says so, and
-// holds it until its standard input ends; with the second it renews in it until it is killed.
+// holds it until its standard input ends; with the second it renews in it until it is killed, with the third as well just
+// once, and kills itself at the call of that number.
 const (
 	holdVariable  = "CERTAGENT_TEST_HOLD"
 	renewVariable = "CERTAGENT_TEST_RENEW"
+	dieVariable   = "CERTAGENT_TEST_DIE"
 )
 
 func TestMain(m *testing.M) {
+	if at, err := strconv.Atoi(os.Getenv(dieVariable)); err == nil {
+		if err := renewDying(os.Getenv(renewVariable), at); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(renewVariable); dir != "" {
 		fmt.Println(renewForEver(dir))
 		os.Exit(1)

@@ -10,6 +10,7 @@ import (
 
 	"certagent/store"
 	"certagent/store/durable"
+	"certagent/store/durable/durabletest"
 	"certagent/store/keys"
 )
 
@@ -27,7 +28,7 @@ func together(does ...func() error) error {
 // A keeper writes its retry state, and repairs what somebody deletes, while its attempt commits beside it. Neither
 // disturbs the other, and what was committed last is live.
 func TestAKeeperAndItsAttemptWriteAtOnce(t *testing.T) {
-	s, err := store.Open(filepath.Join(t.TempDir(), "state"), store.Options{FS: noSync{durable.OS{}}})
+	s, err := store.Open(filepath.Join(t.TempDir(), "state"), store.Options{FS: durabletest.NoSync{FS: durable.OS{}}})
 	must(t, err)
 	defer s.Close()
 	c, a, k := certificate(t, s, "device-id"), newCA(t), generate(t)

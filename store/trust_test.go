@@ -187,7 +187,7 @@ func TestEveryCallOfATrustUpdateFails(t *testing.T) {
 		visited := 0
 		for fired := true; fired; visited++ {
 			dir := filepath.Join(t.TempDir(), "state")
-			base := noSync{durable.OS{}}
+			base := durabletest.NoSync{FS: durable.OS{}}
 			s, err := store.Open(dir, store.Options{FS: base})
 			must(t, err)
 			must(t, s.UpdateTrust(server, func(store.Trust) store.Trust { return older }), s.Close())
@@ -228,7 +228,7 @@ func TestEveryCallOfATrustUpdateFails(t *testing.T) {
 
 // Two certificates on one server are two keepers that may have learned something at the same time.
 func TestTrustIsChangedByOneAtATime(t *testing.T) {
-	s, err := store.Open(filepath.Join(t.TempDir(), "state"), store.Options{FS: noSync{durable.OS{}}})
+	s, err := store.Open(filepath.Join(t.TempDir(), "state"), store.Options{FS: durabletest.NoSync{FS: durable.OS{}}})
 	must(t, err)
 	defer s.Close()
 	ca := newCA(t)

@@ -18,7 +18,7 @@ import (
 // Mode is how the n-th call fails, and which calls are counted.
 type Mode int
 
-// The modes. In all of them the call returns EIO.
+// The modes. In all but the last the call returns EIO.
 const (
 	// Fail: the call does nothing. All calls count, reads and closes too.
 	Fail Mode = iota
@@ -27,12 +27,15 @@ const (
 	// Stop: neither this call nor any later one does anything, as if the process had died before it, which is after the
 	// one before. Only calls that change something, and syncs, count: between two of them the disk is the same.
 	Stop
+	// Kill: the process dies for real, by SIGKILL, where Stop would pretend to. It is for child processes of a test, and
+	// not among Modes.
+	Kill
 )
 
-// Modes are all modes.
+// Modes are all that a test can use on itself.
 var Modes = [...]Mode{Fail, Lie, Stop}
 
-func (m Mode) String() string { return [...]string{"fail", "lie", "stop"}[m] }
+func (m Mode) String() string { return [...]string{"fail", "lie", "stop", "kill"}[m] }
 
 // FS is a [durable.FS] whose n-th call fails. It is safe for concurrent use.
 type FS struct {
@@ -88,30 +91,55 @@ func (f *FS) change(op, path string, real func() error, then func()) error {
 func (f *FS) call(op, path string, counts bool, real func() error, then func()) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fail := &fs.PathError{Op: op, Path: path, Err: syscall.EIO}
-	if f.dead {
+	works, fail := f.strike(op, path, counts)
+	if !works {
 		return fail
-	}
-	hit := false
-	if counts {
-		f.calls++
-		hit = f.calls == f.at
-	}
-	if hit {
-		f.last = fmt.Sprintf("%d: %s %s", f.calls, op, path)
-		f.dead = f.mode == Stop
-		if f.mode != Lie {
-			return fail
-		}
 	}
 	err := real()
 	if err == nil && then != nil {
 		then()
 	}
-	if hit {
+	if fail != nil {
 		return fail
 	}
 	return err
+}
+
+// strike counts a call, and tells whether it works and what it says it failed of; nil is what it says of itself. f.mu is
+// held.
+func (f *FS) strike(op, path string, counts bool) (works bool, fail error) {
+	fail = &fs.PathError{Op: op, Path: path, Err: syscall.EIO}
+	if f.dead {
+		return false, fail
+	}
+	if counts {
+		f.calls++
+	}
+	if !counts || f.calls != f.at {
+		return true, nil
+	}
+	f.last = fmt.Sprintf("%d: %s %s", f.calls, op, path)
+	switch f.mode {
+	case Kill:
+		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL) // nothing can be said any more
+		select {}
+	case Stop:
+		f.dead = true
+	}
+	return f.mode == Lie, fail
+}
+
+// Do counts what is done beside the file system, a request to a server for example, as one more call, and does it as far
+// as the mode lets it. The error is of a fault alone; what do finds out it keeps for itself. Other calls may be made
+// meanwhile, also by do.
+func (f *FS) Do(op, about string, do func()) error {
+	f.mu.Lock()
+	works, fail := f.strike(op, about, true)
+	f.mu.Unlock()
+	if works {
+		do()
+	}
+	return fail
 }
 
 func (f *FS) soil(paths ...string) func() {
@@ -252,3 +280,20 @@ func (o *openFile) Close() error {
 	}
 	return fail
 }
+
+// NoSync is a file system that syncs nothing, which saves a sweep most of its time: what a sync does cannot be seen
+// without cutting the power. That they are made, and when, is what [FS] watches.
+type NoSync struct{ durable.FS }
+
+// OpenFile implements [durable.FS].
+func (n NoSync) OpenFile(path string, flag int, mode fs.FileMode) (durable.File, error) {
+	f, err := n.FS.OpenFile(path, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	return noSyncFile{f}, nil
+}
+
+type noSyncFile struct{ durable.File }
+
+func (noSyncFile) Sync() error { return nil }
