@@ -82,16 +82,7 @@ func (d *device) boot() (*Agent, func()) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	o := Options{
-		Config: cfg, Load: d.load, Store: s, Log: zerolog.New(d.logs), Version: "test",
-		Rand: func() float64 { return .5 }, Synced: func() bool { return false },
-		Host: Host{Hostname: func() (string, error) { return "gateway", nil }, MachineID: "test"},
-		Dial: d.ca.dial,
-	}
-	if d.change != nil {
-		d.change(&o)
-	}
-	a, err := New(o)
+	a, err := New(d.options(cfg, s))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -108,6 +99,19 @@ func (d *device) boot() (*Agent, func()) {
 			d.t.Error(err)
 		}
 	}
+}
+
+func (d *device) options(cfg *config.Config, s *store.Store) Options {
+	o := Options{
+		Config: cfg, Load: d.load, Store: s, Log: zerolog.New(d.logs), Version: "test",
+		Rand: func() float64 { return .5 }, Synced: func() bool { return false },
+		Host: Host{Hostname: func() (string, error) { return "gateway", nil }, MachineID: "test"},
+		Dial: d.ca.dial,
+	}
+	if d.change != nil {
+		d.change(&o)
+	}
+	return o
 }
 
 func (d *device) live(id string) *store.Generation {

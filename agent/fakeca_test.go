@@ -45,7 +45,8 @@ type fakeCA struct {
 	hidden   func(est.Options) error // why /cacerts does not answer
 	wants    *est.Attributes         // what /csrattrs answers
 	wantsErr error
-	keyOf    crypto.Signer // what /serverkeygen gives
+	keyOf    crypto.Signer     // what /serverkeygen gives
+	beside   *x509.Certificate // one more certificate of /cacerts
 }
 
 // cacertsCall is one request for /cacerts.
@@ -112,6 +113,13 @@ func (ca *fakeCA) fail(refuse func(call) error) {
 
 func unavailable(c call) error { return &est.Error{Op: c.op, Class: est.ErrUnavailable} }
 
+// lastSerial is that of the newest certificate.
+func (ca *fakeCA) lastSerial() int64 {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return ca.serials
+}
+
 func (ca *fakeCA) seen() []call {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
@@ -177,6 +185,9 @@ func (c *fakeClient) CACerts(context.Context) ([]*x509.Certificate, error) {
 		}
 	}
 	c.known.CAs, c.known.TLSAnchors, c.known.Fetched = []*x509.Certificate{c.ca.cert}, []*x509.Certificate{c.ca.cert}, now
+	if c.ca.beside != nil {
+		c.known.CAs = append(c.known.CAs, c.ca.beside)
+	}
 	return c.known.CAs, nil
 }
 

@@ -177,7 +177,9 @@ func (k *keeper) look(ctx context.Context) {
 // question reads what decide needs, and repairs on the way what can be repaired without the network.
 func (k *keeper) question() (question, error) {
 	a, now := k.agent, k.agent.o.Now()
-	if read := k.read.Load(); *read != k.stored.Fingerprint() || k.liveErr != nil {
+	// What cannot be read for once must not count as gone for good: without its record a certificate has no drift.
+	incomplete := k.liveErr != nil || k.live != nil && !k.live.HasMeta
+	if read := k.read.Load(); incomplete || *read != k.stored.Fingerprint() {
 		k.readLive()
 	}
 	if err := k.repair(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,13 +38,22 @@ var Modes = [...]Mode{Fail, Lie, Stop}
 
 func (m Mode) String() string { return [...]string{"fail", "lie", "stop", "kill"}[m] }
 
+// Stride is by how much a sweep raises n: by 1 where the environment says CERTAGENT_FAULTS=all (make test-faults), and by
+// short otherwise, which should be a prime.
+func Stride(short int) int {
+	if os.Getenv("CERTAGENT_FAULTS") == "all" {
+		return 1
+	}
+	return short
+}
+
 // FS is a [durable.FS] whose n-th call fails. It is safe for concurrent use.
 type FS struct {
 	base durable.FS
-	at   int
 	mode Mode
 
 	mu       sync.Mutex      // guards what follows
+	at       int             // the call that fails
 	calls    int             // so far
 	last     string          // the call that failed
 	dead     bool            // later calls do nothing
@@ -54,6 +64,13 @@ type FS struct {
 // New makes call number at of base fail, counted from 1; 0 makes none fail.
 func New(base durable.FS, at int, mode Mode) *FS {
 	return &FS{base: base, at: at, mode: mode, dirty: map[string]bool{}}
+}
+
+// Arm begins to count anew: call number at from now on fails, whatever was to fail before. 0 disarms it.
+func (f *FS) Arm(at int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at, f.calls, f.last = at, 0, ""
 }
 
 // Fired is the call that failed, empty if there were too few.
