@@ -208,9 +208,12 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		Schema: status.Schema, Time: o.Now, Version: o.Version, StateDir: o.Store.Dir(), Running: o.Running,
 		Problems: agentProblems(why, o.ConfigError, time.Time{}), Certificates: []status.Certificate{}, Servers: []status.Server{},
 	}
+	if err := o.Store.Safe(); err != nil {
+		s.Problems = append(s.Problems, storeProblem(err))
+	}
 	stored, err := o.Store.IDs()
 	if err != nil {
-		return s, fmt.Errorf("list certificates: %w", err)
+		return s, err
 	}
 	configured := map[string]*config.Certificate{}
 	if o.Config != nil {
@@ -238,7 +241,9 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		if v.retry, err = c.Retry(); err != nil {
 			v.problems = append(v.problems, storeProblem(err))
 		}
-		v.live, v.liveErr = c.Live()
+		if v.live, v.liveErr = c.Live(); v.liveErr != nil && !lost(v.liveErr) {
+			v.problems = append(v.problems, storeProblem(v.liveErr))
+		}
 		lives[id] = v.live
 		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry}
 		if v.cfg != nil {

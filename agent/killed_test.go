@@ -79,7 +79,7 @@ func TestKilledAtEveryCallOfATurn(t *testing.T) {
 				g.mustTurn()
 				g.ahead = 20 * time.Hour
 			}
-			stride, points := durabletest.Stride(5), 0
+			stride, points := durabletest.Stride(3), 0
 			for at := 1; diesAt(t, server, g, at); at += stride {
 				points++
 			}

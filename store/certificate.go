@@ -37,14 +37,34 @@ func (c *Certificate) Dir() string { return c.dir }
 
 func (c *Certificate) liveLink() string        { return filepath.Join(c.dir, "live") }
 func (c *Certificate) genDir(n int) string     { return filepath.Join(c.dir, genName(n)) }
-func (c *Certificate) makeDir() error          { return c.store.mkdir(c.dir) }
 func (c *Certificate) sync() error             { return durable.SyncDir(c.store.fs, c.dir) }
 func (c *Certificate) remove(dir string) error { return durable.RemoveTree(c.store.fs, dir) }
 
+// makeDir makes the certificate's directory where it is missing.
+func (c *Certificate) makeDir() error {
+	if err := c.checkPlace(); err != nil {
+		return err
+	}
+	return c.store.mkdir(c.dir)
+}
+
+// checkPlace refuses to keep or find keys where others could have put them.
+func (c *Certificate) checkPlace() error {
+	for _, dir := range []string{c.store.dir, c.store.certsDir(), c.dir} {
+		if err := c.store.checkDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Live gives the live generation, verified: everything parses and the key is the certificate's. The error is
-// ErrMissing, or a [*BrokenError] that says what is wrong. Any other error is the process's or the system's (no file
-// descriptors, no memory) and says nothing about the certificate.
+// ErrMissing, or a [*BrokenError] that says what is wrong. Any other error says nothing about the certificate: it is the
+// process's or the system's (no file descriptors, no memory), or one of the directories above is not safe.
 func (c *Certificate) Live() (*Generation, error) {
+	if err := c.checkPlace(); err != nil {
+		return nil, fmt.Errorf("look for certificate %s: %w", c.id, err)
+	}
 	n, err := c.liveNumber()
 	if err != nil {
 		return nil, err
@@ -89,12 +109,12 @@ func (c *Certificate) liveNumber() (int, error) {
 
 // load reads and verifies generation n; ErrMissing if there is none.
 func (c *Certificate) load(n int) (*Generation, error) {
-	info, err := c.store.fs.Lstat(c.genDir(n))
+	_, err := c.store.fs.Lstat(c.genDir(n))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrMissing
 	}
-	if err == nil && !info.IsDir() {
-		err = &durable.KindError{Path: c.genDir(n), Mode: info.Mode(), Want: "a directory"}
+	if err == nil {
+		err = c.store.checkDir(c.genDir(n))
 	}
 	if err != nil {
 		return nil, broken(n, "its directory", err)
@@ -127,6 +147,9 @@ func (c *Certificate) Generations() ([]int, error) {
 func (c *Certificate) Restore() (*Generation, error) {
 	if c.store.readOnly {
 		return nil, errReadOnly
+	}
+	if err := c.checkPlace(); err != nil {
+		return nil, fmt.Errorf("look for certificate %s: %w", c.id, err)
 	}
 	c.write.Lock()
 	defer c.write.Unlock()

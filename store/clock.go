@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"time"
-
-	"certagent/store/durable"
 )
 
 // clockFile is the content of clock.json.
@@ -20,7 +18,7 @@ type clockFile struct {
 // damaged file is an error, and zero as well: it must not keep anybody from going on.
 func (s *Store) ClockMark() (time.Time, error) {
 	path := s.clockFile()
-	data, _, err := durable.ReadFile(s.fs, path, maxFile)
+	data, _, err := s.read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}

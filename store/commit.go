@@ -1,12 +1,10 @@
 package store
 
 import (
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -129,7 +127,7 @@ func (c *Certificate) makeLive(n int) error {
 	}
 	fsys := c.store.fs
 	if info, err := fsys.Lstat(c.liveLink()); err == nil && info.Mode().Type() != fs.ModeSymlink {
-		if err := fsys.Rename(c.liveLink(), filepath.Join(c.dir, "displaced-"+rand.Text())); err != nil {
+		if err := c.store.displace(c.liveLink()); err != nil {
 			return err
 		}
 	}

@@ -83,6 +83,8 @@ func broken(n int, file string, err error) error {
 		b.Why = e.Why()
 	} else if e, ok := errors.AsType[*keys.UnusableError](err); ok {
 		b.Why = e.Why
+	} else if errors.Is(err, ErrUnsafe) {
+		b.Why = "is not to be believed: " + err.Error()
 	}
 	return b
 }
@@ -120,14 +122,14 @@ func (s *Store) load(dir string, n int) (*Generation, error) {
 	case !keys.Equal(g.Key.Public(), g.Leaf.PublicKey):
 		return nil, &BrokenError{Gen: n, File: keys.FileName, Why: "is not the key of " + certFile}
 	}
-	if m, err := readMeta(s.fs, dir); err == nil {
+	if m, err := s.readMeta(dir); err == nil {
 		g.Meta, g.HasMeta = m, true
 	}
 	return g, nil
 }
 
 func (s *Store) loadCertificates(dir string, n int, file string) ([]*x509.Certificate, error) {
-	data, _, err := durable.ReadFile(s.fs, filepath.Join(dir, file), maxFile)
+	data, _, err := s.read(filepath.Join(dir, file))
 	if err != nil {
 		return nil, broken(n, file, err)
 	}

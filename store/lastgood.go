@@ -3,13 +3,16 @@ package store
 import (
 	"fmt"
 	"path/filepath"
-
-	"certagent/store/durable"
 )
 
-// LastGood gives the configuration that loaded last, as it was saved; fs.ErrNotExist if none was. It may hold secrets.
+// LastGood gives the configuration that loaded last, as it was saved; fs.ErrNotExist if none was. It may
+// hold secrets. One that others could have written is ErrUnsafe.
 func (s *Store) LastGood() ([]byte, error) {
-	data, _, err := durable.ReadFile(s.fs, s.lastGoodFile(), maxFile)
+	err := s.checkDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("last good configuration: %w", err)
+	}
+	data, _, err := s.read(s.lastGoodFile())
 	if err != nil {
 		return nil, fmt.Errorf("last good configuration: %w", err)
 	}

@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"time"
-
-	"certagent/store/durable"
 )
 
 // Request is what was asked for, field by field, so that a changed configuration is noticed. A field that an older
@@ -108,9 +106,9 @@ func serial(c *x509.Certificate) string {
 	return "00"
 }
 
-func readMeta(fsys durable.FS, dir string) (Meta, error) {
+func (s *Store) readMeta(dir string) (Meta, error) {
 	path := filepath.Join(dir, metaFile)
-	data, _, err := durable.ReadFile(fsys, path, maxFile)
+	data, _, err := s.read(path)
 	if err != nil {
 		return Meta{}, err
 	}

@@ -65,24 +65,20 @@ func (c *Certificate) finished(p *Pending) bool {
 
 // answers reports whether generation n was issued for p.
 func (c *Certificate) answers(n int, p *Pending) bool {
-	m, err := readMeta(c.store.fs, c.genDir(n))
+	m, err := c.store.readMeta(c.genDir(n))
 	return err == nil && m.RequestID == p.ID
 }
 
 // readPending gives what pending/ holds: nil if there is nothing, errTorn if it is not all there or does not fit
 // together.
 func (c *Certificate) readPending() (*Pending, error) {
-	info, err := c.store.fs.Lstat(c.pendingDir())
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := c.store.fs.Lstat(c.pendingDir()); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
+	if err := c.store.checkDir(c.pendingDir()); err != nil {
+		return nil, torn(err)
 	}
-	if !info.IsDir() {
-		return nil, errTorn
-	}
-	data, _, err := durable.ReadFile(c.store.fs, filepath.Join(c.pendingDir(), requestFile), maxFile)
+	data, _, err := c.store.read(filepath.Join(c.pendingDir(), requestFile))
 	if err != nil {
 		return nil, torn(err)
 	}
@@ -109,9 +105,8 @@ func parsePending(data []byte) (*Pending, error) {
 
 // torn is errTorn for what is wrong with the files, and err itself when they could not be read.
 func torn(err error) error {
-	_, kind := errors.AsType[*durable.KindError](err)
 	_, unusable := errors.AsType[*keys.UnusableError](err)
-	if kind || unusable || errors.Is(err, fs.ErrNotExist) {
+	if unusable || strange(err) || errors.Is(err, fs.ErrNotExist) {
 		return errTorn
 	}
 	return err

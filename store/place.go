@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,6 +36,58 @@ func ensureDir(fsys durable.FS, dir string, p durable.Perm, euid int) (string, f
 			ErrUnsafe, real, uid, euid)
 	}
 	return real, info, nil
+}
+
+// checkDir refuses a directory of the store that is something else, or that others can change: one that everybody may write,
+// or a stranger's. One that is not there is no error.
+func (s *Store) checkDir(path string) error {
+	info, err := s.fs.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return &durable.KindError{Path: path, Mode: info.Mode(), Want: "a directory"}
+	}
+	return s.checkSafe(path, info)
+}
+
+// checkSafe refuses what others can change.
+func (s *Store) checkSafe(path string, info fs.FileInfo) error {
+	if everybodyWrites(info) {
+		return fmt.Errorf("%w: everybody may write %s (chmod o-w)", ErrUnsafe, path)
+	}
+	if uid, _ := durable.Owner(info); uid != 0 && uid != s.euid && uid != s.owner {
+		return fmt.Errorf("%w: %s belongs to user %d, who is neither the agent nor the state directory's owner",
+			ErrUnsafe, path, uid)
+	}
+	return nil
+}
+
+// read gives a file of the store's, unless it is a link, no regular file, or others can change it.
+func (s *Store) read(path string) ([]byte, fs.FileInfo, error) {
+	data, info, err := durable.ReadFile(s.fs, path, maxFile)
+	if err == nil {
+		err = s.checkSafe(path, info)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return data, info, nil
+}
+
+// strange tells an error that says that something stands in a file's place, or could be anybody's, from one of reading it.
+func strange(err error) bool {
+	_, kind := errors.AsType[*durable.KindError](err)
+	return kind || errors.Is(err, ErrUnsafe)
+}
+
+// displace sets aside what stands in a file's place, a directory that a backup brought or a link for example, and keeps it
+// for a person to look at. A link is moved, not followed.
+func (s *Store) displace(path string) error {
+	return s.fs.Rename(path, filepath.Join(filepath.Dir(path), "displaced-"+rand.Text()))
 }
 
 // mayOwn reports whether a process of user euid keeps keys in a directory of user uid. Root may work for anybody.

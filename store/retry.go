@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"time"
-
-	"certagent/store/durable"
 )
 
 // Retry is what one certificate's tries have taught, over restarts: retry.json. Everybody may read it, so it holds no
@@ -73,11 +71,11 @@ type Problem struct {
 // Retry gives the retry state, zero if there is none. A damaged file is no error, as it must not stop anything: see
 // [Retry.Damaged]. An error means that the file could not be read.
 func (c *Certificate) Retry() (Retry, error) {
-	data, _, err := durable.ReadFile(c.store.fs, c.retryFile(), maxFile)
+	data, _, err := c.store.read(c.retryFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return Retry{}, nil
 	}
-	if _, ok := errors.AsType[*durable.KindError](err); ok {
+	if strange(err) {
 		return Retry{Damaged: true}, nil
 	}
 	if err != nil {

@@ -12,7 +12,8 @@
 //	trust/<server>.pem                0644; CA certificates fetched from that server over a trusted session
 //	trust/<server>.json               0644; when, which of them are TLS anchors, and what else was learned of it
 //	clock.json (0644), last-good.toml (0600), lock (0644)
-//	certs/<id>/displaced-*            what stood in the live link's place; kept for a person to look at
+//	displaced-*                       anywhere: what stood in the place of one of these files, or of the live link, and was
+//	                                  something else; kept for a person to look at
 //	.certagent-*.tmp                  anywhere: what a crash left unfinished; swept by Open
 //
 // A directory called gen-* was complete, synced and verified before it got that name; pending/ likewise. So a crash
@@ -24,7 +25,8 @@
 // live generation.
 //
 // The directory belongs to one agent at a time, by flock. The package must not know the network, the configuration or
-// the clock, must not overwrite or delete the key in use, and must not undo anything by deleting.
+// the clock, must not overwrite or delete the key in use, and must not undo anything by deleting. What others can change,
+// by its mode or its owner, is not believed: a directory of the store is refused by name, a file counts as damaged.
 package store
 
 import (
@@ -65,6 +67,7 @@ type Store struct {
 	keys      keys.Provider
 	machineID string
 	euid      int  // who we are
+	owner     int  // whose the state directory is
 	uid, gid  int  // who owns what is written; -1 is whoever writes
 	readOnly  bool // opened by View
 
@@ -115,14 +118,15 @@ func openDir(dir string, o Options, euid int) (*Store, error) {
 	}
 	s := newStore(dir, o)
 	s.euid = euid
-	if uid, gid := durable.Owner(info); euid == 0 && uid > 0 {
+	uid, gid := durable.Owner(info)
+	if s.owner = uid; euid == 0 && uid > 0 {
 		s.uid, s.gid = uid, gid
 	}
 	return s, nil
 }
 
 func newStore(dir string, o Options) *Store {
-	s := &Store{dir: dir, fs: o.FS, keys: o.Keys, machineID: o.MachineID, uid: -1, gid: -1}
+	s := &Store{dir: dir, fs: o.FS, keys: o.Keys, machineID: o.MachineID, euid: os.Geteuid(), uid: -1, gid: -1}
 	if s.fs == nil {
 		s.fs = durable.OS{Root: dir}
 	}
@@ -145,6 +149,11 @@ func View(dir string) (*Store, error) {
 	}
 	s := newStore(real, Options{})
 	s.readOnly = true
+	info, err := os.Lstat(real)
+	if err != nil {
+		return nil, fmt.Errorf("view state directory: %w", err)
+	}
+	s.owner, _ = durable.Owner(info)
 	if _, err := durable.ReadDir(s.fs, s.dir); err != nil {
 		return nil, fmt.Errorf("view state directory: %w", err)
 	}
@@ -200,8 +209,21 @@ func (s *Store) Present() error {
 	return nil
 }
 
+// Safe says what an agent would refuse to work with: the state directory or a part of its skeleton that is something else, or
+// that others can change. It is for those who look from outside, as [Open] refuses by itself.
+func (s *Store) Safe() error {
+	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir()} {
+		if err := s.checkDir(dir); err != nil {
+			return err
+		}
+	}
+	return durable.CheckLock(s.fs, s.lockFile())
+}
+
+func (s *Store) lockFile() string { return filepath.Join(s.dir, "lock") }
+
 func (s *Store) acquire() (*durable.Lock, error) {
-	lock, err := durable.Acquire(s.fs, filepath.Join(s.dir, "lock"), s.perm(0o644))
+	lock, err := durable.Acquire(s.fs, s.lockFile(), s.perm(0o644))
 	if e, ok := errors.AsType[*durable.LockedError](err); ok {
 		return nil, fmt.Errorf("%w: %w", ErrLocked, e)
 	}
@@ -218,6 +240,9 @@ func (s *Store) mkdir(dir string) error {
 	}
 	failed, _ := s.unsynced.Load(dir)
 	err := durable.MkdirAll(s.fs, dir, s.perm(0o755))
+	if err == nil {
+		err = s.checkDir(dir)
+	}
 	if err == nil && failed == true { // it is there, perhaps not for good
 		err = durable.SyncDir(s.fs, filepath.Dir(dir))
 	}
@@ -236,6 +261,9 @@ func (s *Store) perm(mode fs.FileMode) durable.Perm {
 // IDs are the ids of all certificates that have a directory, sorted; some may be without a live generation, or no
 // longer in the configuration.
 func (s *Store) IDs() ([]string, error) {
+	if err := s.checkDir(s.certsDir()); err != nil {
+		return nil, fmt.Errorf("list certificates: %w", err)
+	}
 	entries, err := durable.ReadDir(s.fs, s.certsDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -317,14 +345,19 @@ func existing(fsys durable.FS, dirs ...string) []string {
 	return found
 }
 
-// saveIfChanged writes a file unless it holds data, with that mode, already and durably.
+// saveIfChanged writes a file unless it holds data, with that mode, already and durably. What is no file there is set aside.
 func (s *Store) saveIfChanged(path string, data []byte, mode fs.FileMode) error {
 	if s.readOnly {
 		return errReadOnly
 	}
-	old, info, err := durable.ReadFile(s.fs, path, maxFile)
+	old, info, err := s.read(path)
 	if failed, _ := s.unsynced.Load(path); failed != true && err == nil && bytes.Equal(old, data) && info.Mode() == mode {
 		return nil
+	}
+	if _, kind := errors.AsType[*durable.KindError](err); kind {
+		if err := s.displace(path); err != nil {
+			return err
+		}
 	}
 	err = durable.WriteFile(s.fs, path, data, s.perm(mode))
 	s.unsynced.Store(path, err != nil)

@@ -13,8 +13,8 @@ import (
 	"certagent/store/durable"
 )
 
-// Something else stands in the place of a file. Whoever looks comes back, whoever writes says what is there, nothing is
-// written through a link, and the live certificate is none the worse.
+// Something else stands in the place of a file. Whoever looks comes back, whoever writes sets it aside and keeps it, or says
+// what is there where that cannot be (the lock), nothing is written through a link, and the live certificate is none the worse.
 func TestStrangeThingsInAFilesPlace(t *testing.T) {
 	const server = "https://est.example"
 	_, _, a, _ := start(t)
@@ -58,10 +58,21 @@ func TestStrangeThingsInAFilesPlace(t *testing.T) {
 				if use.load(s, c) == nil {
 					t.Error("it was read")
 				}
-				err := use.save(s, c)
-				if _, told := errors.AsType[*durable.KindError](err); !told && !errors.Is(err, syscall.ELOOP) &&
-					!errors.Is(err, syscall.EISDIR) && !errors.Is(err, syscall.ENXIO) {
-					t.Errorf("saved: %v", err)
+				strange, err := os.Lstat(path)
+				must(t, err)
+				err = use.save(s, c)
+				_, told := errors.AsType[*durable.KindError](err)
+				told = told || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENXIO)
+				switch displaced, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "displaced-*")); {
+				case file == "lock" && (!told || len(displaced) > 0):
+					t.Errorf("taken: %v, %v", err, displaced)
+				case file != "lock" && (err != nil || len(displaced) != 1):
+					t.Errorf("saved: %v, set aside: %v", err, displaced)
+				case file != "lock":
+					if kept, err := os.Lstat(displaced[0]); err != nil || !os.SameFile(kept, strange) {
+						t.Errorf("what was set aside is %v, %v", kept, err)
+					}
+					must(t, use.load(s, c))
 				}
 				if data, err := os.ReadFile(outside); err != nil || string(data) != "untouched" {
 					t.Errorf("outside there is %q, %v", data, err)

@@ -15,8 +15,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"certagent/store/durable"
 )
 
 // Trust is what was learned of one EST server over sessions that were authorised already. The zero value is nothing. The
@@ -92,11 +90,13 @@ func (s *Store) Trust(server string) (Trust, error) {
 
 // readCAs gives the certificates in a file, nil if there is none.
 func (s *Store) readCAs(path string) ([]*x509.Certificate, error) {
-	data, _, err := durable.ReadFile(s.fs, path, maxFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, _, err := s.read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	}
-	if err != nil {
+	case strange(err):
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	case err != nil:
 		return nil, err
 	}
 	cas, err := parseCertificates(data)
@@ -112,8 +112,8 @@ func (s *Store) readCAs(path string) ([]*x509.Certificate, error) {
 // readRecord gives the record, empty for one that is not there or damaged. An error says that it could not be read.
 func (s *Store) readRecord(name string) (trustRecord, error) {
 	var r trustRecord
-	data, _, err := durable.ReadFile(s.fs, s.trustFile(name, ".json"), maxFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, _, err := s.read(s.trustFile(name, ".json"))
+	if errors.Is(err, fs.ErrNotExist) || strange(err) {
 		return r, nil
 	}
 	if err != nil {

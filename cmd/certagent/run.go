@@ -168,9 +168,12 @@ func (p *program) loadOrLastGood() (cfg *config.Config, why, err error) {
 		return cfg, nil, nil
 	}
 	dir := p.stateDirOf(nil)
-	doc, err := os.ReadFile(filepath.Join(dir, "last-good.toml"))
-	if err != nil {
+	doc, err := lastGood(dir)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, why
+	}
+	if err != nil {
+		return nil, nil, errors.Join(why, err)
 	}
 	cfg, err = config.Parse(filepath.Join(dir, "last-good.toml"), doc, defaults())
 	if err != nil {
@@ -178,6 +181,17 @@ func (p *program) loadOrLastGood() (cfg *config.Config, why, err error) {
 	}
 	cfg.File = p.configFile
 	return cfg, why, nil
+}
+
+// lastGood reads the configuration that loaded last. It says what the agent runs, so that the store is to judge whether
+// anybody else could have written it.
+func lastGood(dir string) ([]byte, error) {
+	s, err := store.View(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.LastGood()
 }
 
 // stateDirOf is the state directory: what cfg says, or without one what can be told of a file that does not load.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,7 @@ func (e *LockedError) Error() string {
 
 // Acquire takes the lock on path, making the file with p where there is none, and writes the process id into it for
 // people to see. It does not wait for a holder: a lock that is held is a [*LockedError]. What is no regular file is a
-// [*KindError].
+// [*KindError]. A file with several names (link(2)) is refused, as it may be somebody's.
 func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 	for {
 		if err := Create(fsys, path, nil, p); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -53,10 +54,11 @@ func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", path, cause(err))
 		}
-		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-			if err == nil {
-				err = &KindError{path, info.Mode(), "a regular file"}
-			}
+		info, err := f.Stat()
+		if err == nil {
+			err = checkLock(path, info)
+		}
+		if err != nil {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, cause(err))
 		}
@@ -73,6 +75,31 @@ func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 		}
 		f.Close() // the file was replaced while we took its lock: take the new one
 	}
+}
+
+// CheckLock says why [Acquire] would refuse what stands at path; nothing there is no error.
+func CheckLock(fsys FS, path string) error {
+	info, err := fsys.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = checkLock(path, info)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, cause(err))
+	}
+	return nil
+}
+
+func checkLock(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return &KindError{path, info.Mode(), "a regular file"}
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+		return fmt.Errorf("it has %d names, and what is written into it would stand under all of them (remove this one)", st.Nlink)
+	}
+	return nil
 }
 
 // take locks the file. Somebody who only asks whether it is locked does so with a shared lock, for an instant
