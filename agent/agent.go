@@ -83,6 +83,7 @@ type Agent struct {
 	keepers     map[string]*keeper
 	running     map[string]*runningKeeper
 	views       map[string]publishedView
+	placeErr    error           // why the state directory cannot be used; nil if it can
 	servers     []status.Server // as authorities saw them last
 	serverWoes  []Problem       // and what was wrong with them
 }

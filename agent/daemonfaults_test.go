@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -191,4 +192,37 @@ func (d *device) lastGoodIs(t *testing.T, at string) {
 	if err != nil || loadErr != nil || string(kept) != string(cfg.Merged) {
 		t.Errorf("%s: what is kept of the configuration, %v, %v:\n%s", at, err, loadErr, kept)
 	}
+}
+
+// TestADiskThatIsBack: the state directory was away, and is back with the lock file of before. Within a minute it is held
+// again; while another agent was faster, that is a problem by name, and it is over when that one ends.
+func TestADiskThatIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		away := filepath.Join(d.dir, "away")
+		if err := errors.Join(storetest.Copy(d.state(), away), os.RemoveAll(d.state()), os.Rename(away, d.state())); err != nil {
+			t.Fatal(err)
+		}
+		other, err := store.Open(d.state(), store.Options{})
+		if err != nil {
+			t.Fatalf("the disk that is back is held already: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if p := a.Snapshot().Problems; len(p) != 1 || !strings.Contains(p[0].Text, "another agent holds the state directory") {
+			t.Errorf("with another agent: %+v", p)
+		}
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if p := a.Snapshot().Problems; len(p) > 0 {
+			t.Errorf("when the other has gone: %+v", p)
+		}
+		if _, err := store.Open(d.state(), store.Options{}); !errors.Is(err, store.ErrLocked) {
+			t.Errorf("a second agent on the disk that is back: %v", err)
+		}
+	})
 }

@@ -141,6 +141,9 @@ func (a *Agent) Snapshot() status.Snapshot {
 		Servers: slices.Clone(a.servers),
 	}
 	s.Problems = append(s.Problems, a.serverWoes...)
+	if a.placeErr != nil {
+		s.Problems = append(s.Problems, storeProblem(a.placeErr))
+	}
 	for _, v := range a.views {
 		v.view.now = s.Time
 		s.Certificates = append(s.Certificates, describe(v.view))

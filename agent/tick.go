@@ -33,6 +33,7 @@ func (a *Agent) tick(ctx context.Context) {
 		if minute.IsZero() || started.Sub(minute) >= maxSleep {
 			minute = started
 			a.clock.synchronised()
+			a.keepPlace()
 			a.lookAtFiles()
 			a.keepLastGood()
 		}
@@ -101,6 +102,25 @@ func (a *Agent) lookAtFiles() {
 		if read := k.read.Load(); read == nil || *read != k.stored.Fingerprint() {
 			send(k.kick, struct{}{})
 		}
+	}
+}
+
+// keepPlace makes sure of the state directory: a disk that was unmounted and is back has another lock file than the one
+// that is held, so that a second agent could start on it.
+func (a *Agent) keepPlace() {
+	err := a.o.Store.Present()
+	a.mu.Lock()
+	before := a.placeErr
+	a.placeErr = err
+	a.mu.Unlock()
+	switch {
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		a.o.Log.Error().Err(err).Msg("state directory cannot be used; looking again within a minute")
+	case err == nil && before != nil:
+		a.o.Log.Info().Msg("state directory can be used again")
+	}
+	if (err == nil) != (before == nil) {
+		send(a.changed, struct{}{})
 	}
 }
 
