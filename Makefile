@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check bench performance fuzz test-root clean FORCE
+.PHONY: help build demo test check bench performance fuzz test-root test-faults clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,6 +35,13 @@ check: ## formatting, tidiness, vet, staticcheck, race detector (needs a C compi
 
 test-root: ## tests that need root or Debian packages; installs what is missing by itself
 	.ci/test-root
+
+test-faults: ## every fault point, ten thousand kills, failing media (needs root and half an hour; KILLS=100 is shorter)
+	CERTAGENT_FAULTS=all CERTAGENT_KILLS=$(KILLS) .ci/test-root -v -timeout 3h \
+	    -run 'Every|Kill|Fault|Medium|Disk|Strange|SomebodyElse' ./store ./agent ./cmd/certagent
+
+# How often test-faults kills the agent.
+KILLS ?= 10000
 
 # How long each target is fuzzed, and those of which packages.
 FUZZTIME ?= 30s

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"crypto"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"certagent/est"
+	"certagent/store"
 	"certagent/store/durable"
 	"certagent/store/durable/durabletest"
 	"certagent/store/keys"
@@ -34,7 +36,8 @@ var works = []work{
 	{name: "first enrolment"},
 	{name: "renewal", prepare: func(d *device) { d.mustTurn(); d.mustTurn(); time.Sleep(20 * time.Hour) }},
 	{
-		name: "renewal of a third generation, with the same key", config: strings.Replace(oneCertificate, "rotate_key = true", "rotate_key = false", 1),
+		name:   "renewal of a third generation, with the same key",
+		config: strings.Replace(oneCertificate, "rotate_key = true", "rotate_key = false", 1),
 		prepare: func(d *device) {
 			for range 2 {
 				d.mustTurn()
@@ -59,7 +62,8 @@ var works = []work{
 		prepare: func(d *device) { d.ca.want(&est.Attributes{Link: true}, nil) },
 	},
 	{
-		name: "the server makes the key", config: strings.Replace(oneCertificate, "common_name = \"gateway\"", "common_name = \"gateway\"\nserver_key = true", 1),
+		name:   "the server makes the key",
+		config: strings.Replace(oneCertificate, `common_name = "gateway"`, "common_name = \"gateway\"\nserver_key = true", 1),
 		prepare: func(d *device) {
 			k, err := keys.Files{}.Generate(keys.ECP256)
 			if err != nil {
@@ -78,6 +82,13 @@ var works = []work{
 			if cn := d.live("device-id").Leaf.Subject.CommonName; cn != "router" {
 				d.t.Errorf("%s: the certificate is for %s", after, cn)
 			}
+		},
+	},
+	{
+		name: "a renewal that was forced before the restart",
+		prepare: func(d *device) {
+			d.mustTurn()
+			d.wish(reasonForced)
 		},
 	},
 	{
@@ -158,6 +169,25 @@ var works = []work{
 	},
 }
 
+// wish leaves what a keeper writes before it acts on a wish.
+func (d *device) wish(why reason) {
+	d.t.Helper()
+	s, err := store.Open(d.state(), store.Options{MachineID: "test"})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer s.Close()
+	c, err := s.Certificate("device-id")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	r, err := c.Retry()
+	r.Reissue = string(why)
+	if err := errors.Join(err, c.SaveRetry(r)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // twoGenerations makes a certificate and renews it.
 func (d *device) twoGenerations() {
 	d.mustTurn()
@@ -207,7 +237,9 @@ func (w work) begin(t *testing.T) *prepared {
 	if w.ids == nil {
 		w.ids = []string{"device-id"}
 	}
-	p := &prepared{work: w, device: newDevice(t, day, w.config), old: map[string]*storetest.Pair{}, key: map[string]crypto.PublicKey{}}
+	p := &prepared{
+		work: w, device: newDevice(t, day, w.config), old: map[string]*storetest.Pair{}, key: map[string]crypto.PublicKey{},
+	}
 	if err := os.Mkdir(p.state(), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ type keeper struct {
 	cfg     config.Certificate
 	stamp   string // of the files that cfg was read from
 	retry   store.Retry
+	unread  int               // how often retry could not be read from disk, in a row
 	live    *store.Generation // the last one read; nil while none verifies
 	liveErr error             // why there is none
 	looked  bool              // the first look by a credible clock is over
@@ -59,25 +60,12 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 		force: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
-		// One bad directory is one certificate's problem: the first look finds it again, and says so.
-		a.o.Log.Error().Str("certificate", c.ID).Err(err).Msg("retry state not read; back-off begins anew")
+		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
 	}
 	k.readLive()
 	k.noticeCommit()
 	k.tried = k.live != nil || k.retry.Failures > 0
 	return k, nil
-}
-
-// noticeCommit finds a generation that was committed and not recorded, because the agent was killed between the two: what
-// was wanted then is had, and no reason to ask for one more.
-func (k *keeper) noticeCommit() {
-	if k.live == nil || !k.live.Meta.Issued.After(k.retry.LastSuccess) {
-		return
-	}
-	m := k.live.Meta
-	k.retry = store.Retry{
-		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
-	}
 }
 
 // loop ends when ctx does, and then waits for the running attempt, which ctx ends too.
@@ -177,6 +165,9 @@ func (k *keeper) look(ctx context.Context) {
 // question reads what decide needs, and repairs on the way what can be repaired without the network.
 func (k *keeper) question() (question, error) {
 	a, now := k.agent, k.agent.o.Now()
+	if err := k.readRetry(); err != nil {
+		return question{}, err
+	}
 	// What cannot be read for once must not count as gone for good: without its record a certificate has no drift.
 	incomplete := k.liveErr != nil || k.live != nil && !k.live.HasMeta
 	if read := k.read.Load(); incomplete || *read != k.stored.Fingerprint() {
@@ -388,16 +379,6 @@ func (k *keeper) leaf() *renew.Leaf {
 		return nil
 	}
 	return new(leafOf(k.live, k.retry))
-}
-
-// save writes the retry state if it changed. A disk that cannot be written is a problem in status, not a reason to stop:
-// the state in memory goes on.
-func (k *keeper) save() {
-	err := k.stored.SaveRetry(k.retry)
-	if err != nil && (k.saveErr == nil || k.saveErr.Error() != err.Error()) {
-		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("retry state not written; a restart would forget it")
-	}
-	k.saveErr = err
 }
 
 func (k *keeper) schedule(at time.Time) {

@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"cmp"
+
+	"certagent/store"
+)
+
+// readRetry reads the retry state where that has failed so far: what stands in it, a renewal that was forced for example,
+// must not be written over because it could not be read for once. One bad sector must not stop this certificate for ever
+// either: in the end it counts as none.
+func (k *keeper) readRetry() error {
+	if k.unread == 0 {
+		return nil
+	}
+	r, err := k.stored.Retry()
+	if err != nil && k.unread < maxUnread {
+		k.unread++
+		return err
+	}
+	if err != nil {
+		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("retry state not read; back-off begins anew")
+	}
+	r.Reissue = cmp.Or(k.retry.Reissue, r.Reissue) // it may have been forced meanwhile
+	k.retry, k.unread = r, 0
+	k.noticeCommit()
+	return nil
+}
+
+// maxUnread is how often in a row the retry state may be unreadable before it counts as none.
+const maxUnread = 3
+
+// noticeCommit finds a generation that was committed and not recorded, because the agent was killed between the two: what
+// was wanted then is had, and no reason to ask for one more.
+func (k *keeper) noticeCommit() {
+	if k.live == nil || !k.live.Meta.Issued.After(k.retry.LastSuccess) {
+		return
+	}
+	m := k.live.Meta
+	k.retry = store.Retry{
+		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
+	}
+}
+
+// save writes the retry state if it changed. A disk that cannot be written is a problem in status, not a reason to stop:
+// the state in memory goes on.
+func (k *keeper) save() {
+	if k.unread > 0 {
+		return // what there is has not been read yet
+	}
+	err := k.stored.SaveRetry(k.retry)
+	if err != nil && (k.saveErr == nil || k.saveErr.Error() != err.Error()) {
+		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("retry state not written; a restart would forget it")
+	}
+	k.saveErr = err
+}
