@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 
 	"certagent/store/durable"
 )
@@ -95,59 +94,20 @@ func mayOwn(uid, euid int) bool { return uid == 0 || uid == euid || euid == 0 }
 
 func everybodyWrites(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
 
-// walk follows dir as the kernel would, one name after the other, and refuses a step that anybody could have prepared:
-// any name in a directory that everybody may write, unless the sticky bit protects it; and even then a link, and a
-// directory that belongs to neither root nor euid. A name that is not there is fs.ErrNotExist, with the path as far as
-// links are resolved.
+// walk follows dir (durable.Walk) and refuses as ErrUnsafe what everybody could have put there. That a directory on the
+// way belongs to somebody else matters only where everybody could have made it.
 func walk(fsys durable.FS, dir string, euid int) (string, fs.FileInfo, error) {
-	at, todo := "/", strings.Split(dir, "/")
-	info, err := fsys.Lstat(at)
-	if err != nil {
-		return "", nil, err
+	real, info, err := durable.Walk(fsys, dir, durable.Trust{
+		Others: func(info fs.FileInfo) durable.Others {
+			if !everybodyWrites(info) {
+				return durable.Others{}
+			}
+			return durable.Others{Who: "everybody", Fix: "chmod o-w", Replace: info.Mode()&fs.ModeSticky == 0}
+		},
+		Owns: func(uid int) bool { return uid == 0 || uid == euid },
+	})
+	if e, ok := errors.AsType[*durable.UnsafeError](err); ok {
+		err = fmt.Errorf("%w: %w", ErrUnsafe, e)
 	}
-	for links := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		if name == "" || name == "." {
-			continue
-		}
-		open := everybodyWrites(info)
-		if open && info.Mode()&fs.ModeSticky == 0 {
-			return "", nil, fmt.Errorf("%w: everybody may write %s, where it lies (chmod o-w, or choose another place)",
-				ErrUnsafe, at)
-		}
-		next := filepath.Join(at, name) // ".." too: at has no links
-		there, err := fsys.Lstat(next)
-		if err != nil {
-			return filepath.Join(append([]string{next}, todo...)...), nil, err
-		}
-		switch {
-		case there.Mode().Type() == fs.ModeSymlink && open:
-			return "", nil, fmt.Errorf("%w: %s is a link in a directory that everybody may write", ErrUnsafe, next)
-		case there.Mode().Type() == fs.ModeSymlink:
-			if links++; links > 40 {
-				return "", nil, fmt.Errorf("%s: too many links", dir)
-			}
-			target, err := fsys.Readlink(next)
-			if err != nil {
-				return "", nil, err
-			}
-			if filepath.IsAbs(target) {
-				at = "/"
-				if info, err = fsys.Lstat(at); err != nil {
-					return "", nil, err
-				}
-			}
-			todo = append(strings.Split(target, "/"), todo...)
-		case !there.IsDir():
-			return "", nil, &durable.KindError{Path: next, Mode: there.Mode(), Want: "a directory"}
-		default:
-			if uid, _ := durable.Owner(there); open && uid != 0 && uid != euid {
-				return "", nil, fmt.Errorf("%w: %s belongs to user %d and lies in a directory that everybody may write",
-					ErrUnsafe, next, uid)
-			}
-			at, info = next, there
-		}
-	}
-	return at, info, nil
+	return real, info, err
 }

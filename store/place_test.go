@@ -140,8 +140,10 @@ func TestAStrangersDirectoryInASharedPlace(t *testing.T) {
 type ofSomebody struct {
 	durable.OS
 	uid   int
-	given map[uint64]int
+	given map[uint64]int // by inode: toUser, toGroup, or both
 }
+
+const toUser, toGroup = 1, 2
 
 func (o *ofSomebody) Lstat(path string) (fs.FileInfo, error) {
 	info, err := o.OS.Lstat(path)
@@ -173,10 +175,15 @@ func (o *ofSomebody) Lchown(path string, uid, gid int) error {
 }
 
 func (o *ofSomebody) give(ino uint64, uid, gid int) error {
-	if uid != o.uid || gid != o.uid {
+	if uid != o.uid && uid != -1 || gid != o.uid && gid != -1 {
 		return errors.New("given to a stranger")
 	}
-	o.given[ino]++
+	if uid >= 0 {
+		o.given[ino] |= toUser
+	}
+	if gid >= 0 {
+		o.given[ino] |= toGroup
+	}
 	return nil
 }
 
@@ -204,8 +211,8 @@ func TestRootGivesWhatItWritesToTheOwner(t *testing.T) {
 			return err
 		}
 		info, err := d.Info()
-		if err == nil && o.given[info.Sys().(*syscall.Stat_t).Ino] == 0 {
-			t.Errorf("%s was not given to the owner", path)
+		if err == nil && o.given[info.Sys().(*syscall.Stat_t).Ino] != toUser|toGroup {
+			t.Errorf("%s was not given to the owner and his group", path)
 		}
 		return err
 	}))

@@ -13,6 +13,8 @@ package durable
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,7 +39,7 @@ func Mode(m fs.FileMode) Perm { return Perm{Mode: m, UID: -1, GID: -1} }
 // is not a member of the group. Nothing was written.
 type ChownError struct {
 	Path     string
-	UID, GID int // as asked for; -1 is "leave alone"
+	UID, GID int // the one that could not be given; the other is -1
 	Err      error
 }
 
@@ -59,17 +61,39 @@ func owner(uid, gid int) string {
 	return name(uid) + ":" + name(gid)
 }
 
-// apply sets owner, then mode: in this order, so that a group is never let in before it is the right one.
+// apply sets group, mode and owner, in this order: a group is never let in before it is the right one, and the mode of
+// a file that was given away can be set no more without CAP_FOWNER, which a process that has CAP_CHOWN need not have.
+// Then it looks whether the mode holds: on a file system without modes (vfat) chmod may say that it worked.
 func (p Perm) apply(f File, path string) error {
 	if p.Mode == 0 {
 		return errors.New("no mode given")
 	}
-	if p.UID >= 0 || p.GID >= 0 {
-		if err := f.Chown(p.UID, p.GID); err != nil {
-			return &ChownError{Path: path, UID: p.UID, GID: p.GID, Err: cause(err)}
+	chown := func(uid, gid int) error {
+		if uid < 0 && gid < 0 {
+			return nil
 		}
+		if err := f.Chown(uid, gid); err != nil {
+			return &ChownError{Path: path, UID: uid, GID: gid, Err: cause(err)}
+		}
+		return nil
 	}
-	return cause(f.Chmod(p.Mode))
+	if err := chown(-1, p.GID); err != nil {
+		return err
+	}
+	if err := f.Chmod(p.Mode); err != nil {
+		return cause(err)
+	}
+	if err := chown(p.UID, -1); err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return cause(err)
+	}
+	if got := info.Mode() &^ fs.ModeType; got != p.Mode {
+		return fmt.Errorf("the file system gives it mode %04o, not %04o", got.Perm(), p.Mode.Perm())
+	}
+	return nil
 }
 
 // KindError says that something stands where a file of another kind was expected: a link, a directory, a FIFO, a
@@ -111,9 +135,15 @@ func Owner(info fs.FileInfo) (uid, gid int) {
 
 const tempPrefix, tempSuffix = ".certagent-", ".tmp"
 
-// TempName is a name beside path that nobody can guess and that [IsTemp] knows.
+// TempName is a name beside path that nobody can guess and that [IsTemp] and [IsTempOf] know.
 func TempName(path string) string {
-	return filepath.Join(filepath.Dir(path), tempPrefix+rand.Text()+tempSuffix)
+	return filepath.Join(filepath.Dir(path), tempPrefix+tempTag(path)+rand.Text()+tempSuffix)
+}
+
+// tempTag stands for the last element of path, in the letters of [rand.Text].
+func tempTag(path string) string {
+	sum := sha256.Sum256([]byte(filepath.Base(path)))
+	return base32.StdEncoding.EncodeToString(sum[:10])
 }
 
 // IsTemp reports whether name (without directory) was made by [TempName]. Whoever holds the lock of a directory may
@@ -122,6 +152,12 @@ func IsTemp(name string) bool {
 	rest, ok := strings.CutPrefix(name, tempPrefix)
 	rest, end := strings.CutSuffix(rest, tempSuffix)
 	return ok && end && len(rest) >= 26 && strings.Trim(rest, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
+
+// IsTempOf reports whether name (without directory) was made by [TempName] for this very path. It is for a directory
+// that several writers share: the one writer of path may remove such names, and no others.
+func IsTempOf(name, path string) bool {
+	return IsTemp(name) && strings.HasPrefix(name, tempPrefix+tempTag(path))
 }
 
 // cause drops the operation and path that the system's calls put in front, where the message names a better one.

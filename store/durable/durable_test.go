@@ -331,6 +331,91 @@ func TestTempNames(t *testing.T) {
 	}
 }
 
+func TestTempNamesOfOnePath(t *testing.T) {
+	tmp := filepath.Base(durable.TempName("/d/key.pem"))
+	for path, want := range map[string]bool{"/d/key.pem": true, "/d/cert.pem": false, "/d/x": false} {
+		if durable.IsTempOf(tmp, path) != want {
+			t.Errorf("%s is of %s: %v", tmp, path, !want)
+		}
+	}
+	if durable.IsTempOf("key.pem", "/d/key.pem") || durable.IsTempOf(tmp+"x", "/d/key.pem") {
+		t.Error("a name that is no temporary one is taken for one")
+	}
+}
+
+// givenAway is a file system as a process sees it that has CAP_CHOWN and not CAP_FOWNER: a file that belongs to another
+// user takes no mode any more. It notes what is done.
+type givenAway struct {
+	durable.FS
+	calls *[]string
+}
+
+type givenAwayFile struct {
+	durable.File
+	calls *[]string
+	gone  bool
+}
+
+func (g givenAway) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	f, err := g.FS.OpenFile(path, flag, m)
+	if err != nil || flag&os.O_CREATE == 0 {
+		return f, err
+	}
+	return &givenAwayFile{File: f, calls: g.calls}, nil
+}
+
+func (g *givenAwayFile) Chown(uid, gid int) error {
+	*g.calls = append(*g.calls, fmt.Sprintf("chown %d:%d", uid, gid))
+	g.gone = g.gone || uid >= 0
+	return nil
+}
+
+func (g *givenAwayFile) Chmod(m fs.FileMode) error {
+	*g.calls = append(*g.calls, fmt.Sprintf("chmod %04o", m))
+	if g.gone {
+		return syscall.EPERM
+	}
+	return g.File.Chmod(m)
+}
+
+func TestTheOwnerIsGivenLast(t *testing.T) {
+	var calls []string
+	err := durable.WriteFile(givenAway{durable.OS{}, &calls}, filepath.Join(t.TempDir(), "key"), []byte("x"),
+		durable.Perm{Mode: 0o640, UID: 4711, GID: 4712})
+	if want := []string{"chown -1:4712", "chmod 0640", "chown 4711:-1"}; err != nil || !slices.Equal(calls, want) {
+		t.Errorf("%q, %v, want %q", calls, err, want)
+	}
+}
+
+// noModes is a file system that has no modes, and does not say so.
+type noModes struct{ durable.FS }
+
+type noModesFile struct{ durable.File }
+
+func (n noModes) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	if flag&os.O_CREATE != 0 {
+		m = 0o644
+	}
+	f, err := n.FS.OpenFile(path, flag, m)
+	if err != nil {
+		return nil, err
+	}
+	return noModesFile{f}, nil
+}
+
+func (noModesFile) Chmod(fs.FileMode) error { return nil }
+
+func TestNothingIsWrittenWhereModesDoNotHold(t *testing.T) {
+	dir := t.TempDir()
+	err := durable.WriteFile(noModes{durable.OS{}}, filepath.Join(dir, "key"), []byte("secret"), durable.Mode(0o600))
+	if err == nil || !strings.Contains(err.Error(), "mode 0644, not 0600") {
+		t.Errorf("error %v", err)
+	}
+	if ns := names(t, dir); len(ns) > 0 {
+		t.Errorf("it left %v", ns)
+	}
+}
+
 func TestRemoveTreeFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	kept := filepath.Join(dir, "kept")

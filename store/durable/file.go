@@ -14,8 +14,8 @@ import (
 // temporary file is gone unless the process or the disk died. A path that is a link, a directory or anything else but a
 // regular file is a [*KindError].
 //
-// The calls of a good day: lstat(path), open(directory), open(temporary, O_CREAT|O_EXCL|O_NOFOLLOW), fchown, fchmod,
-// write, fsync, close, rename, fsync(directory).
+// The calls of a good day: lstat(path), open(directory), open(temporary, O_CREAT|O_EXCL|O_NOFOLLOW), fchown (group),
+// fchmod, fchown (owner), fstat, write, fsync, close, rename, fsync(directory).
 func WriteFile(fsys FS, path string, data []byte, p Perm) error {
 	switch info, err := fsys.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
