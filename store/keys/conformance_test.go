@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -298,6 +299,31 @@ func TestLoadRefusesStrangersFiles(t *testing.T) {
 	_, err = keys.Files{}.Load(dir)
 	if e, ok := errors.AsType[*keys.UnusableError](err); !ok || !strings.Contains(e.Why, "symbolic link") {
 		t.Errorf("load of a link: %v", err)
+	}
+}
+
+// token is a key that lives elsewhere.
+type token struct{ crypto.Signer }
+
+func (token) Algorithm() keys.Algorithm { return keys.Ed25519 }
+
+func TestPKCS8(t *testing.T) {
+	k, err := keys.Files{}.Generate(keys.Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := keys.PKCS8(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := x509.ParsePKCS8PrivateKey(der); err != nil || !keys.Equal(got.(crypto.Signer).Public(), k.Public()) {
+		t.Errorf("another key: %v", err)
+	}
+	if _, err := keys.PKCS8(token{k}); !errors.Is(err, keys.ErrNotExportable) {
+		t.Errorf("a key on a token: %v", err)
+	}
+	if err := (keys.Files{}).Save(t.TempDir(), token{k}, durable.Mode(0o600)); !errors.Is(err, keys.ErrNotExportable) {
+		t.Errorf("saving a key on a token: %v", err)
 	}
 }
 

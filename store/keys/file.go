@@ -115,6 +115,16 @@ func generate(a Algorithm) (crypto.Signer, error) {
 	return nil, fmt.Errorf("%q is no kind of key", a)
 }
 
+// PKCS8 is the private key itself, as PKCS#8 in DER (RFC 5958), for a file that its owner or a consumer reads. The caller
+// clears it after use. A key that never leaves its place, such as a token, is [ErrNotExportable].
+func PKCS8(k Key) ([]byte, error) {
+	fk, ok := k.(*fileKey)
+	if !ok {
+		return nil, ErrNotExportable
+	}
+	return x509.MarshalPKCS8PrivateKey(fk.signer())
+}
+
 // maxMode is what Save and Load let a key file have at most: more than a group that reads is never needed, and what
 // Save writes Load must take.
 const maxMode fs.FileMode = 0o640
@@ -129,14 +139,10 @@ func checkMode(m fs.FileMode) error {
 // Save implements [Provider]. The mode must be 0600 or 0640, or less, and let the owner read.
 func (p Files) Save(dir string, k Key, perm durable.Perm) error {
 	path := filepath.Join(dir, FileName)
-	fk, ok := k.(*fileKey)
-	if !ok {
-		return fmt.Errorf("save %s: a key of kind %T cannot be kept in a file", path, k)
-	}
 	if err := checkMode(perm.Mode); err != nil {
 		return fmt.Errorf("save %s: it %w", path, err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(fk.signer())
+	der, err := PKCS8(k)
 	if err != nil {
 		return fmt.Errorf("save %s: %w", path, err)
 	}

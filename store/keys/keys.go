@@ -2,7 +2,7 @@
 // PKCS#11 token say, are further implementations of [Provider].
 //
 // It owns the name and the form of the key file. It must not decide which key is used, must not overwrite or delete
-// one, and must not let private material out: not by printing, not in an error.
+// one, and must not let private material out other than by [PKCS8]: not by printing, not in an error.
 package keys
 
 import (
@@ -11,6 +11,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"errors"
 	"fmt"
 
 	"certagent/store/durable"
@@ -73,6 +74,9 @@ func Equal(a, b crypto.PublicKey) bool {
 	e, ok := a.(interface{ Equal(crypto.PublicKey) bool })
 	return ok && e.Equal(b)
 }
+
+// ErrNotExportable says that a private key cannot be put into a file.
+var ErrNotExportable = errors.New("the private key cannot leave the place where it is kept")
 
 // FileName is the name under which a [Provider] leaves its key, or the reference to it, in a directory.
 const FileName = "key.pem"
