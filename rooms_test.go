@@ -30,6 +30,7 @@ var rooms = map[string][]string{
 	"store/keys":                {"store/durable"},
 	"store":                     {"store/durable", "store/keys"},
 	"store/storetest":           {}, // shares no code with the store that it looks at
+	"store/export":              {"store/durable", "store/keys"},
 	"agent":                     {"renew", "store", "store/durable", "store/keys", "est", "agent/config", "agent/status"},
 	"cmd/certagent":             {anything},
 	"cmd/certagent-testca":      {"est/esttest"},
