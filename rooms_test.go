@@ -24,6 +24,7 @@ var rooms = map[string][]string{
 	"est":                       {},
 	"est/esttest":               {}, // shares no code with the client that it tests
 	"agent/status":              {},
+	"agent/hook":                {},
 	"agent/config":              {"renew"},
 	"store/durable":             {},
 	"store/durable/durabletest": {"store/durable"},
