@@ -141,7 +141,7 @@ keys, renews them in time and recovers by itself through a bootstrap credential.
 		return misused(&hint{err, c.CommandPath() + " --help lists the flags"})
 	})
 	root.PersistentFlags().StringVar(&p.configFile, "config", defaultConfig, "configuration `FILE`; config.d/*.toml beside it is read too")
-	root.AddCommand(p.runCommand(), p.statusCommand(), p.configCommand(), p.caCertsCommand(), p.versionCommand())
+	root.AddCommand(p.runCommand(), p.statusCommand(), p.configCommand(), p.caCertsCommand(), p.hookExecCommand(), p.versionCommand())
 	return root
 }
 
