@@ -103,7 +103,7 @@ func TestViewWhileAnAgentRuns(t *testing.T) {
 	_, restoreErr := vc.Restore()
 	for name, err := range map[string]error{
 		"SavePending": pendingErr, "Commit": commitErr, "Restore": restoreErr, "DropPending": vc.DropPending(),
-		"SaveRetry": vc.SaveRetry(store.Retry{}), "SaveLastGood": v.SaveLastGood(nil),
+		"SaveRetry": vc.SaveRetry(store.Retry{}), "SaveDelivery": vc.SaveDelivery(store.Delivery{}), "SaveLastGood": v.SaveLastGood(nil),
 		"SaveClockMark": v.SaveClockMark(epoch),
 		"UpdateTrust":   v.UpdateTrust("h:1", keep(g.Leaf)), "Present": v.Present(),
 	} {

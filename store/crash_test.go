@@ -212,8 +212,11 @@ func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
 	for name, save := range map[string]func(s *store.Store, c *store.Certificate) error{
 		"pending request": func(_ *store.Store, c *store.Certificate) error { _, err := c.SavePending(k, r); return err },
 		"retry state":     func(_ *store.Store, c *store.Certificate) error { return c.SaveRetry(store.Retry{Reissue: "forced"}) },
-		"last good":       func(s *store.Store, _ *store.Certificate) error { return s.SaveLastGood([]byte("x")) },
-		"clock":           func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },
+		"delivery state": func(_ *store.Store, c *store.Certificate) error {
+			return c.SaveDelivery(store.Delivery{SHA256: "5c", Generation: 1})
+		},
+		"last good": func(s *store.Store, _ *store.Certificate) error { return s.SaveLastGood([]byte("x")) },
+		"clock":     func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			for n, fired := 1, "yes"; fired != ""; n++ {

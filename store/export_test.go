@@ -5,6 +5,7 @@ var (
 	ParseCertificates  = parseCertificates
 	EncodeCertificates = encodeCertificates
 	ParseRetry         = parseRetry
+	ParseDelivery      = parseDelivery
 	ParsePending       = parsePending
 	ParseMeta          = parseMeta
 	EncodeJSON         = encodeJSON

@@ -50,6 +50,9 @@ func (g *Generation) TLS() tls.Certificate {
 	return t
 }
 
+// File is the absolute path of one of the generation's files: "cert.pem", "chain.pem", "fullchain.pem", "ca.pem", "key.pem".
+func (g *Generation) File(name string) string { return filepath.Join(g.Dir, name) }
+
 // BrokenError says what is wrong with a generation, or with the live link.
 type BrokenError struct {
 	Gen  int    // 0 when the live link is what is broken

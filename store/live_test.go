@@ -280,8 +280,9 @@ func FuzzJSON(f *testing.F) {
 	k, err := keys.Files{}.Generate(keys.ECP256)
 	must(f, err)
 	_, err = c.SavePending(k, request(f, k))
-	must(f, err, c.SaveRetry(store.Retry{Failures: 1, LastTry: epoch, Refusals: map[string]int{"self": 1}}))
-	for _, name := range []string{"live/meta.json", "pending/request.json", "retry.json"} {
+	must(f, err, c.SaveRetry(store.Retry{Failures: 1, LastTry: epoch, Refusals: map[string]int{"self": 1}}),
+		c.SaveDelivery(delivery))
+	for _, name := range []string{"live/meta.json", "pending/request.json", "retry.json", "delivery.json"} {
 		data, err := os.ReadFile(filepath.Join(c.Dir(), name))
 		must(f, err)
 		f.Add(data)
@@ -298,6 +299,12 @@ func FuzzJSON(f *testing.F) {
 			if err != nil || !bytes.Equal(once, twice) {
 				t.Errorf("%s\nis read as\n%s", once, twice)
 			}
+		}
+		once, err := store.EncodeJSON(store.ParseDelivery(data))
+		must(t, err)
+		twice, err := store.EncodeJSON(store.ParseDelivery(once))
+		if err != nil || store.ParseDelivery(data).Version != 0 && !bytes.Equal(once, twice) {
+			t.Errorf("%s\nis read as\n%s", once, twice)
 		}
 		if p, err := store.ParsePending(data); err == nil && p.ID == "" {
 			t.Error("a pending request without an id")

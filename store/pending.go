@@ -33,6 +33,8 @@ type Pending struct {
 	Reason   string    `json:"reason,omitempty"`   // why it is asked for
 	Key      keys.Key  `json:"-"`                  // pending/key.pem
 	Accepted time.Time `json:"accepted,omitzero"`  // 202 seen (RFC 7030, section 4.2.3)
+	// MachineID is that of the machine which made it (machine-id(5)). SavePending sets it where it is empty.
+	MachineID string `json:"machine_id,omitempty"`
 }
 
 const requestFile = "request.json"
@@ -154,6 +156,9 @@ func (c *Certificate) savePending(k keys.Key, r *Pending) error {
 	r.Request = r.Request.recorded()
 	if r.ID == "" {
 		r.ID = rand.Text()
+	}
+	if r.MachineID == "" {
+		r.MachineID = c.store.machineID
 	}
 	data, err := encodeJSON(r)
 	if err != nil {

@@ -205,7 +205,7 @@ func TestRootGivesWhatItWritesToTheOwner(t *testing.T) {
 	c, err := s.Certificate("device-id")
 	do(t, err)
 	issueOne(t, c)
-	do(t, c.SaveRetry(Retry{}), s.SaveLastGood(nil))
+	do(t, c.SaveRetry(Retry{}), c.SaveDelivery(Delivery{}), s.SaveLastGood(nil))
 	do(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == dir {
 			return err

@@ -1,5 +1,5 @@
-// Package store keeps what must survive a restart, on disk: keys, certificates, pending requests, retry state, fetched
-// CA certificates, the last good configuration and the clock mark.
+// Package store keeps what must survive a restart, on disk: keys, certificates, pending requests, retry and delivery
+// state, fetched CA certificates, the last good configuration and the clock mark.
 //
 // # Layout
 //
@@ -9,6 +9,7 @@
 //	    key.pem                       0600, or as the configuration says
 //	certs/<id>/pending/               0700; key.pem and request.json (0600), durable before anything is sent
 //	certs/<id>/retry.json             0644; no secrets
+//	certs/<id>/delivery.json          0644; no secrets; how far the consumers are served
 //	trust/<server>.pem                0644; CA certificates fetched from that server over a trusted session
 //	trust/<server>.json               0644; when, which of them are TLS anchors, and what else was learned of it
 //	clock.json (0644), last-good.toml (0600), lock (0644)

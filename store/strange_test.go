@@ -31,6 +31,15 @@ func TestStrangeThingsInAFilesPlace(t *testing.T) {
 			},
 			func(_ *store.Store, c *store.Certificate) error { return c.SaveRetry(store.Retry{Failures: 1}) },
 		},
+		"certs/device-id/delivery.json": {
+			func(_ *store.Store, c *store.Certificate) error {
+				if d, err := c.Delivery(); err != nil || d.SHA256 != "" {
+					return err
+				}
+				return errors.New("nothing")
+			},
+			func(_ *store.Store, c *store.Certificate) error { return c.SaveDelivery(delivery) },
+		},
 		"clock.json": {
 			func(s *store.Store, _ *store.Certificate) error { _, err := s.ClockMark(); return err },
 			func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },

@@ -221,6 +221,15 @@ func (s *Store) updateTrust(name string, update func(Trust) Trust) error {
 	return s.saveIfChanged(s.trustFile(name, ".json"), record, 0o644)
 }
 
+// TrustFile is where the CA certificates of an EST server stand in PEM, for other software too; see [Store.Trust].
+func (s *Store) TrustFile(server string) (string, error) {
+	name, err := trustName(server)
+	if err != nil {
+		return "", err
+	}
+	return s.trustFile(name, ".pem"), nil
+}
+
 func (s *Store) trustFile(name, kind string) string { return filepath.Join(s.trustDir(), name+kind) }
 
 // trustName is one file name, without its ending, for each server: host_port, and host_port_path when the path says more

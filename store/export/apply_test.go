@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"certagent/store/durable"
 	"certagent/store/durable/durabletest"
@@ -156,6 +157,35 @@ func TestMarksTellNothing(t *testing.T) {
 	mark := string(writer(nil).Apply(export.Set{Pair: pair, Outputs: outs}, nil)[0].Mark)
 	if mark == "" || strings.Contains(mark, "geheim") || len(mark) > 120 {
 		t.Errorf("mark %q", mark)
+	}
+}
+
+// A mark fits the file it was taken of until somebody does anything to it.
+func TestMarkFits(t *testing.T) {
+	for name, touch := range map[string]func(path string) error{
+		"mode":     func(path string) error { return os.Chmod(path, 0o600) },
+		"written":  func(path string) error { return os.WriteFile(path, []byte("x"), 0o644) },
+		"replaced": func(path string) error { return errors.Join(os.Rename(path, path+"~"), os.WriteFile(path, nil, 0o644)) },
+		"linked":   func(path string) error { return os.Link(path, path+"~") },
+	} {
+		dir := t.TempDir()
+		_, pair := issuing(t)
+		set := export.Set{Pair: pair, Outputs: outputs(dir, export.Cert)}
+		path, mark := set.Outputs[0].Path, writer(nil).Apply(set, nil)[0].Mark
+		before := lstat(t, path)
+		if !mark.Fits(before) || export.Mark("").Fits(before) {
+			t.Errorf("%s: %q fits %v", name, mark, mark.Fits(before))
+		}
+		// The kernel's clock for files is coarse: until it has moved on, a change may leave the time as it was.
+		for deadline := time.Now().Add(10 * time.Second); mark.Fits(lstat(t, path)); {
+			must(t, touch(path))
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the mark still fits", name)
+			}
+			if name == "linked" {
+				must(t, os.Remove(path+"~"))
+			}
+		}
 	}
 }
 

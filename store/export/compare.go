@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"certagent/store/durable"
@@ -18,11 +19,27 @@ import (
 type Mark string
 
 func markOf(data []byte, info fs.FileInfo) Mark {
+	file := identity(info)
+	if file == "" {
+		return ""
+	}
+	return Mark(fmt.Sprintf("%x %s", sha256.Sum256(data), file))
+}
+
+// Fits reports whether info, of lstat(2), is of the very file that the mark was taken of, unchanged since. It is cheap, and
+// says nothing about whether the file is still what is wanted: [Writer.Check] does.
+func (m Mark) Fits(info fs.FileInfo) bool {
+	_, file, ok := strings.Cut(string(m), " ")
+	return ok && file == identity(info)
+}
+
+// identity is the inode of a file and the time of its last change, which nobody can set.
+func identity(info fs.FileInfo) string {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return ""
 	}
-	return Mark(fmt.Sprintf("%x %d %d.%09d", sha256.Sum256(data), st.Ino, st.Ctim.Sec, st.Ctim.Nsec))
+	return fmt.Sprintf("%d %d.%09d", st.Ino, st.Ctim.Sec, st.Ctim.Nsec)
 }
 
 // compare finds out what is there in the output's place, and how it differs from what should be.
