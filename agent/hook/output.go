@@ -2,12 +2,15 @@ package hook
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"regexp"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -18,6 +21,8 @@ const (
 	outputKept = 16 << 10
 	// leftOpen is how long to go on reading after a program has ended while a child of its holds the output open.
 	leftOpen = 250 * time.Millisecond
+	// pipeHolds is what a pipe holds unless somebody has changed that (pipe(7)).
+	pipeHolds = 64 << 10
 )
 
 // output reads what a program writes, however much, and keeps the end.
@@ -46,15 +51,40 @@ func (o *output) read() {
 	buf := make([]byte, outputKept)
 	for {
 		n, err := o.from.Read(buf)
-		o.kept = append(o.kept, buf[:n]...)
-		if over := len(o.kept) - outputKept; over > 0 {
-			o.kept = append(o.kept[:0], o.kept[over:]...)
-			o.cut = true
+		o.keep(buf[:n])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			o.readRest(buf)
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// keep adds what was read, and forgets what is too old.
+func (o *output) keep(read []byte) {
+	o.kept = append(o.kept, read...)
+	if over := len(o.kept) - outputKept; over > 0 {
+		o.kept = append(o.kept[:0], o.kept[over:]...)
+		o.cut = true
+	}
+}
+
+// readRest reads what is in the pipe without waiting: on a busy machine the time was over before anybody read.
+func (o *output) readRest(buf []byte) {
+	pipe, err := o.from.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = pipe.Control(func(fd uintptr) { // it fails on a closed file alone, which has nothing more
+		for range pipeHolds / len(buf) { // somebody may be writing for ever
+			n, err := unix.Read(int(fd), buf)
+			if n <= 0 || err != nil {
+				return
+			}
+			o.keep(buf[:n])
+		}
+	})
 }
 
 // end stops reading when all writers have closed, at the latest after patience, and returns what is to be shown. Who
