@@ -32,10 +32,12 @@ var rooms = map[string][]string{
 	"store":                     {"store/durable", "store/keys"},
 	"store/storetest":           {}, // shares no code with the store that it looks at
 	"store/export":              {"store/durable", "store/keys"},
-	"agent":                     {"renew", "store", "store/durable", "store/keys", "est", "agent/config", "agent/status"},
-	"cmd/certagent":             {anything},
-	"cmd/certagent-testca":      {"est/esttest"},
-	"examples/demo":             {}, // drives the programs from outside, as a user does
+	"agent": {
+		"renew", "store", "store/durable", "store/keys", "store/export", "est", "agent/config", "agent/hook", "agent/status",
+	},
+	"cmd/certagent":        {anything},
+	"cmd/certagent-testca": {"est/esttest"},
+	"examples/demo":        {}, // drives the programs from outside, as a user does
 }
 
 type goPackage struct {

@@ -21,10 +21,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"certagent/agent/config"
+	"certagent/agent/hook"
 	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
 	"certagent/store/durable"
+	"certagent/store/export"
 	"certagent/store/keys"
 )
 
@@ -56,16 +58,31 @@ type Options struct {
 	Dial   func(est.Options) (Enroller, error) // default est.New
 	// Provisional asks a server for CA certificates that are not trusted yet; default est.Provisional.
 	Provisional func(context.Context, est.Options) ([]*x509.Certificate, error)
+	// Outputs writes what consumers read; default: export.Writer for the owner of the state directory.
+	Outputs Exporter
+	// Hooks tells consumers of a new certificate; default: hook.Runner without Self, which can reload and restart units only.
+	Hooks HookRunner
 }
 
 // maxAttempts is how many attempts run at once: a small device has little memory, and a server little patience.
 const maxAttempts = 16
+
+// How many outputs are written and how many hooks run at once, each for a certificate of its own. They do not wait for
+// attempts, nor for each other: a hook may take an hour.
+const (
+	maxWriting = 4
+	maxTelling = 16
+)
 
 // Agent keeps the certificates of a [config.Config]. Its methods may be called at any time from any goroutine.
 type Agent struct {
 	o     Options
 	clock *clock
 	slots slots
+	// writing and telling bound the steps of deliveries.
+	writing, telling slots
+	// lookAtOutputs has watchOutputs look.
+	lookAtOutputs chan struct{}
 	// authorities keeps the CA certificates of the servers fresh.
 	authorities *authorities
 	// rewake tells the clock task that a keeper's wake time changed.
@@ -130,8 +147,16 @@ func New(o Options) (*Agent, error) {
 	if o.Provisional == nil {
 		o.Provisional = est.Provisional
 	}
+	if o.Outputs == nil {
+		uid, gid := o.Store.Owner()
+		o.Outputs = export.Writer{UID: uid, GID: gid}
+	}
+	if o.Hooks == nil {
+		o.Hooks = hook.Runner{}
+	}
 	a := &Agent{
 		o: o, cfg: o.Config, slots: make(slots, maxAttempts),
+		writing: make(slots, maxWriting), telling: make(slots, maxTelling), lookAtOutputs: make(chan struct{}, 1),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
 		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
 	}
@@ -162,7 +187,8 @@ func (a *Agent) add(c config.Certificate, stamp string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.keepers[c.ID] = k
-	a.views[c.ID] = publishedView{view: view{id: c.ID, cfg: &c, live: k.live, liveErr: k.liveErr, retry: k.retry}, live: k.live, tried: k.tried}
+	v := view{id: c.ID, cfg: &c, live: k.live, liveErr: k.liveErr, retry: k.retry, delivery: k.courier.shown(), host: a.o.Host}
+	a.views[c.ID] = publishedView{view: v, live: k.live, tried: k.tried}
 	return nil
 }
 
@@ -176,6 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	tasks.Go(func() { a.tick(ctx) })            // ends with ctx
 	tasks.Go(func() { a.authorities.run(ctx) }) // ends with ctx
+	go a.watchOutputs(ctx)                      // ends with ctx, unless a file system hangs
 	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
 		Str("version", a.o.Version).Msg("agent started")
 	line := a.Snapshot().Line()
@@ -238,9 +265,9 @@ func guard(f func()) (err error) {
 	return nil
 }
 
-// stopGrace is how long Run waits for its keepers and tasks once it is to end: a disk may hang, and what was to be written then is
-// not true yet.
-const stopGrace = 3 * time.Second
+// stopGrace is how long Run waits for its keepers and tasks once it is to end: a disk may hang, and what was to be written
+// then is not true yet. A hook has its own grace within it.
+const stopGrace = hook.Grace + time.Second
 
 func (a *Agent) stopAll(tasks <-chan struct{}) {
 	a.mu.Lock()
@@ -256,7 +283,7 @@ func (a *Agent) stopAll(tasks <-chan struct{}) {
 		select {
 		case <-r.done:
 		case <-grace.C:
-			a.o.Log.Warn().Str("certificate", id).Msg("an attempt did not end in time and is abandoned; its request is kept")
+			a.o.Log.Warn().Str("certificate", id).Msg("an attempt or a delivery did not end in time and is abandoned; it is made again at the next start")
 			return
 		}
 	}
@@ -339,8 +366,12 @@ func (a *Agent) reload(ctx context.Context) error {
 	for _, id := range added {
 		a.startLocked(ctx, id)
 	}
-	for _, k := range a.keepers {
-		send(k.kick, struct{}{})
+	for id, k := range a.keepers {
+		if slices.Contains(changed, id) || slices.Contains(added, id) {
+			send(k.kick, struct{}{})
+		} else {
+			send(k.courier.again, struct{}{}) // a person who reloads may have mended something
+		}
 	}
 	a.mu.Unlock()
 	a.authorities.kicked()
@@ -419,10 +450,14 @@ func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if v := a.views[c.ESTIdentity]; v.live != nil {
+	switch v := a.views[c.ESTIdentity]; {
+	case v.live == nil:
+		return nil, "there is none yet"
+	case a.o.Host.cloned(v.live):
+		return nil, "was issued to another device, of which this disk is a copy"
+	default:
 		return v.live, ""
 	}
-	return nil, "there is none yet"
 }
 
 // crashed shows that a keeper's goroutine came to a bad end; all else that is known of its certificate stands.

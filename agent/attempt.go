@@ -33,6 +33,7 @@ type order struct {
 	cert     *config.Certificate
 	stored   *store.Certificate
 	live     *store.Generation // nil while there is none that verifies
+	cloned   *store.Generation // in place of live where that was issued to another device
 	estLogin *store.Generation // the EST identity's live generation, nil while there is none
 	estWhy   string            // why there is none
 	reason   reason

@@ -134,7 +134,7 @@ var works = []work{
 		name: "the CA has another key beside",
 		prepare: func(d *device) {
 			d.mustTurn()
-			d.ca.beside = newFakeCA(d.t, day).cert
+			d.ca.also = append(d.ca.also, newFakeCA(d.t, day).cert)
 			time.Sleep(20 * time.Hour)
 		},
 		check: func(d *device, after string) {

@@ -103,12 +103,21 @@ func readLogin(a config.Auth) (*est.Login, error) {
 	if a.PasswordFile == "" {
 		return &est.Login{Username: a.Username, Password: a.Password.Reveal()}, nil
 	}
-	data, err := readCredential(a.PasswordFile)
+	password, err := readPassword(a.PasswordFile)
 	if err != nil {
 		return nil, err
 	}
+	return &est.Login{Username: a.Username, Password: password}, nil
+}
+
+// readPassword reads a password file.
+func readPassword(name string) (string, error) {
+	data, err := readCredential(name)
+	if err != nil {
+		return "", err
+	}
 	line, _, _ := bytes.Cut(data, []byte("\n"))
-	return &est.Login{Username: a.Username, Password: string(bytes.TrimSuffix(line, []byte("\r")))}, nil
+	return string(bytes.TrimSuffix(line, []byte("\r"))), nil
 }
 
 // readAnchors reads the explicit trust anchors (RFC 7030 section 3.6.1).

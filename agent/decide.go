@@ -19,6 +19,7 @@ const (
 	reasonBroken    reason = "broken"
 	reasonDrift     reason = "drift" // subject or SAN in the configuration changed
 	reasonKeyDrift  reason = "key-drift"
+	reasonCloned    reason = "cloned" // it was issued to another device
 )
 
 // question is everything that decide looks at. It is built by the keeper and by status alike.
@@ -30,6 +31,7 @@ type question struct {
 	issued   time.Time   // when the live generation was stored
 	retry    store.Retry
 	drift    drift
+	cloned   bool // the live generation was issued to another device
 	// holdForIdentity: the EST identity has not had its first attempt.
 	holdForIdentity string
 }
@@ -121,6 +123,8 @@ func (q question) untriedSinceExpiry() bool {
 // cause finds why the certificate must be issued anew and since when; "" when it must not.
 func cause(q question, plan renew.Plan) (reason, time.Time) {
 	switch r := reason(q.retry.Reissue); {
+	case q.cloned:
+		return reasonCloned, time.Time{}
 	case r == reasonForced:
 		return r, time.Time{}
 	case q.leaf == nil && r == "":
@@ -176,6 +180,8 @@ func whyOf(r reason) string {
 		return "the configured name changed"
 	case reasonKeyDrift:
 		return "the configured key or usage changed"
+	case reasonCloned:
+		return "the certificate was issued to another device"
 	}
 	return string(r)
 }

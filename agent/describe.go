@@ -21,6 +21,8 @@ type view struct {
 	live     *store.Generation
 	liveErr  error
 	retry    store.Retry
+	delivery store.Delivery
+	host     Host
 	now      time.Time
 	decision decision
 	running  bool      // an attempt is under way
@@ -33,7 +35,7 @@ func describe(v view) status.Certificate {
 		ID: v.id, NextTry: v.decision.at, NextWhy: v.decision.why,
 		Failures: v.retry.Failures, LastTry: v.retry.LastTry, LastSuccess: v.retry.LastSuccess,
 		LastIdentity: v.retry.LastIdentity, LastClass: v.retry.LastClass, LastError: v.retry.LastError,
-		Pending: !v.retry.PendingUntil.IsZero(), Problems: []Problem{},
+		Pending: !v.retry.PendingUntil.IsZero(), Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
 	}
 	if v.cfg != nil {
 		s.Role = string(v.cfg.Role)
@@ -56,6 +58,7 @@ func describe(v view) status.Certificate {
 		})
 	}
 	s.Problems = append(s.Problems, v.problems...)
+	describeDelivery(&s, v)
 	if v.live == nil {
 		s.State = status.Missing
 		if _, broken := errors.AsType[*store.BrokenError](v.liveErr); broken {
@@ -67,6 +70,13 @@ func describe(v view) status.Certificate {
 		return s
 	}
 	g := v.live
+	if v.host.cloned(g) {
+		s.Problems = append(s.Problems, Problem{
+			Code: "cloned-state", Text: "the certificate and its key were issued to another device, of which this disk is a copy",
+			Hint: "nothing by hand, if a bootstrap credential is there: a new key and certificate are being got; make images " +
+				"for other devices from one that was never in service, or without the state directory",
+		})
+	}
 	s.Generation, s.Directory, s.Subject = g.Number, g.Dir, g.Leaf.Subject.String()
 	s.Serial, s.SHA256 = g.Meta.Serial, g.Meta.SHA256
 	s.NotBefore, s.NotAfter = g.Leaf.NotBefore, g.Leaf.NotAfter
@@ -233,7 +243,7 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		}
 	}
 	for _, id := range ids {
-		v := view{id: id, cfg: configured[id], now: o.Now}
+		v := view{id: id, cfg: configured[id], now: o.Now, host: o.Host}
 		c, err := o.Store.Certificate(id)
 		if err != nil {
 			// Somebody else's directory among ours; the others are no worse for it.
@@ -244,11 +254,18 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		if v.retry, err = c.Retry(); err != nil {
 			v.problems = append(v.problems, storeProblem(err))
 		}
+		if o.Config != nil && v.cfg == nil {
+			// Nobody is served any more.
+		} else if v.delivery, err = c.Delivery(); err != nil {
+			v.problems = append(v.problems, storeProblem(err))
+		}
 		if v.live, v.liveErr = c.Live(); v.liveErr != nil && !lost(v.liveErr) {
 			v.problems = append(v.problems, storeProblem(v.liveErr))
 		}
-		lives[id] = v.live
-		q := question{now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry}
+		lives[id] = o.Host.own(v.live)
+		q := question{
+			now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry, cloned: o.Host.cloned(v.live),
+		}
 		if v.cfg != nil {
 			q.policy = v.cfg.Policy
 		}

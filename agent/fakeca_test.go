@@ -45,8 +45,8 @@ type fakeCA struct {
 	hidden   func(est.Options) error // why /cacerts does not answer
 	wants    *est.Attributes         // what /csrattrs answers
 	wantsErr error
-	keyOf    crypto.Signer     // what /serverkeygen gives
-	beside   *x509.Certificate // one more certificate of /cacerts
+	keyOf    crypto.Signer       // what /serverkeygen gives
+	also     []*x509.Certificate // what /cacerts gives beside the CA
 }
 
 // cacertsCall is one request for /cacerts.
@@ -144,6 +144,13 @@ func (ca *fakeCA) want(a *est.Attributes, err error) {
 	ca.wants, ca.wantsErr = a, err
 }
 
+// add has /cacerts give one certificate more.
+func (ca *fakeCA) add(c *x509.Certificate) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.also = append(ca.also, c)
+}
+
 // fetches are the requests for /cacerts so far.
 func (ca *fakeCA) fetches() []cacertsCall {
 	ca.mu.Lock()
@@ -184,10 +191,7 @@ func (c *fakeClient) CACerts(context.Context) ([]*x509.Certificate, error) {
 			return nil, err
 		}
 	}
-	c.known.CAs, c.known.TLSAnchors, c.known.Fetched = []*x509.Certificate{c.ca.cert}, []*x509.Certificate{c.ca.cert}, now
-	if c.ca.beside != nil {
-		c.known.CAs = append(c.known.CAs, c.ca.beside)
-	}
+	c.known.CAs, c.known.TLSAnchors, c.known.Fetched = append([]*x509.Certificate{c.ca.cert}, c.ca.also...), []*x509.Certificate{c.ca.cert}, now
 	return c.known.CAs, nil
 }
 

@@ -102,6 +102,8 @@ func (a *Agent) identities(o order, loginErr error) []identity {
 	var order []identity
 	self := identity{name: identitySelf, label: "certificate " + c.ID}
 	switch {
+	case o.cloned != nil:
+		self.why = "was issued to another device, of which this disk is a copy"
 	case o.live == nil:
 		self.why = "there is none"
 	case c.Role == config.RoleEdgeCA || c.CA:

@@ -15,7 +15,7 @@ import (
 )
 
 // keeper keeps one certificate. Its goroutine (loop) owns everything below the mailboxes and the certificate's directory
-// in the store; nothing else writes either. It never blocks: attempts run beside it, one at a time.
+// in the store; nothing else writes either. It never blocks: attempts run beside it, one at a time, and so do deliveries.
 type keeper struct {
 	agent  *Agent
 	id     string
@@ -41,6 +41,8 @@ type keeper struct {
 	running bool
 	cancel  context.CancelFunc // ends the running attempt
 	saveErr error              // the retry state could not be written
+
+	courier courier
 }
 
 // configuration is a certificate's part of a configuration that was loaded, with the stamp of the files.
@@ -58,17 +60,21 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
 		post:  newPost("certificate " + c.ID),
 		force: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
+		courier: newCourier(),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
 		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
 	}
+	if k.courier.state, err = stored.Delivery(); err != nil {
+		a.o.Log.Error().Str("certificate", c.ID).Err(err).Msg("delivery state not read; everything is delivered again")
+	}
 	k.readLive()
 	k.noticeCommit()
-	k.tried = k.live != nil || k.retry.Failures > 0
+	k.tried = a.o.Host.own(k.live) != nil || k.live == nil && k.retry.Failures > 0
 	return k, nil
 }
 
-// loop ends when ctx does, and then waits for the running attempt, which ctx ends too.
+// loop ends when ctx does, and then waits for the running attempt and delivery, which ctx ends too.
 func (k *keeper) loop(ctx context.Context) {
 	k.look(ctx)
 	for {
@@ -78,6 +84,9 @@ func (k *keeper) loop(ctx context.Context) {
 				k.cancel()
 				k.finish(<-k.results)
 			}
+			if k.courier.running {
+				k.delivered(<-k.courier.done)
+			}
 			return
 		case <-k.kick:
 		case <-k.force:
@@ -86,6 +95,12 @@ func (k *keeper) loop(ctx context.Context) {
 			k.configured(c)
 		case r := <-k.results:
 			k.finish(r)
+		case l := <-k.courier.done:
+			k.delivered(l)
+		case <-k.courier.touched:
+			k.courier.outdated = true
+		case <-k.courier.again:
+			k.courier.retryNow()
 		case pong := <-k.ping:
 			close(pong)
 			continue
@@ -99,6 +114,7 @@ func (k *keeper) loop(ctx context.Context) {
 func (k *keeper) configured(l configuration) {
 	before, c := k.cfg.Policy, l.certificate
 	k.cfg, k.stamp = c, l.stamp
+	k.courier.retryNow()
 	if k.live == nil {
 		return
 	}
@@ -145,7 +161,7 @@ func (k *keeper) look(ctx context.Context) {
 	if err != nil {
 		k.tried = true // nobody must wait for what cannot be tried
 		k.publish(decision{why: "the state directory cannot be used; looking again within a minute"}, err)
-		k.schedule(k.agent.o.Now().Add(maxSleep))
+		k.schedule(k.agent.o.Now().Add(maxSleep), time.Time{})
 		return
 	}
 	d := decide(q)
@@ -158,8 +174,9 @@ func (k *keeper) look(ctx context.Context) {
 	k.looked = k.looked || q.credible
 	k.retry.RenewAt = d.plan.RenewAt
 	k.save()
+	next := k.deliver(ctx)
 	k.publish(d, nil)
-	k.schedule(d.at)
+	k.schedule(d.at, next)
 }
 
 // question reads what decide needs, and repairs on the way what can be repaired without the network.
@@ -184,8 +201,9 @@ func (k *keeper) question() (question, error) {
 		k.retry.Login = login
 	}
 	k.checkPending()
+	k.noticeClone()
 	q := question{
-		now: now, credible: a.clock.credible(), policy: k.cfg.Policy,
+		now: now, credible: a.clock.credible(), policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
 		holdForIdentity: a.holds(&k.cfg),
 	}
 	if k.live != nil {
@@ -286,7 +304,7 @@ func (k *keeper) checkPending() {
 	if err != nil {
 		return // nothing is known of it
 	}
-	if p == nil || p.Accepted.IsZero() || !serves(p.Server, &k.cfg) ||
+	if p == nil || p.Accepted.IsZero() || k.agent.o.Host.foreignPending(p, k.live) || !serves(p.Server, &k.cfg) ||
 		k.cfg.Key != "" && string(p.Key.Algorithm()) != k.cfg.Key || p.Request.ServerKey != k.cfg.ServerKey {
 		k.retry.PendingUntil = time.Time{}
 	}
@@ -344,8 +362,11 @@ func (k *keeper) start(ctx context.Context, d decision) {
 
 func (k *keeper) order(why reason) order {
 	o := order{
-		cert: new(k.cfg), stored: k.stored, live: k.live, reason: why, refusals: maps.Clone(k.retry.Refusals),
+		cert: new(k.cfg), stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
 		lastClass: k.retry.LastClass,
+	}
+	if o.live == nil {
+		o.cloned = k.live
 	}
 	o.estLogin, o.estWhy = k.agent.estLogin(&k.cfg)
 	if why == reasonDrift || why == reasonKeyDrift {
@@ -381,7 +402,8 @@ func (k *keeper) leaf() *renew.Leaf {
 	return new(leafOf(k.live, k.retry))
 }
 
-func (k *keeper) schedule(at time.Time) {
+// schedule sets when to look again: for the sake of the certificate, and of its delivery.
+func (k *keeper) schedule(at, delivery time.Time) {
 	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 {
 		// Somebody may repair a credential or an anchor, which no event tells.
 		if soon := k.agent.o.Now().Add(maxSleep); at.IsZero() || at.After(soon) {
@@ -391,14 +413,18 @@ func (k *keeper) schedule(at time.Time) {
 	if k.running {
 		at = time.Time{}
 	}
+	if at.IsZero() || !delivery.IsZero() && delivery.Before(at) {
+		at = delivery
+	}
 	k.wakeAt(at)
 	send(k.agent.rewake, struct{}{})
 }
 
 // publish makes the keeper's view of its certificate visible to status and to the other keepers.
 func (k *keeper) publish(d decision, lookErr error) {
-	v := view{cfg: new(k.cfg), id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running}
-	for _, err := range []error{lookErr, k.saveErr} {
+	v := view{cfg: new(k.cfg), id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running,
+		delivery: k.courier.shown(), host: k.agent.o.Host}
+	for _, err := range []error{lookErr, k.saveErr, k.courier.saveErr, k.courier.readErr} {
 		if err != nil {
 			v.problems = append(v.problems, storeProblem(err))
 		}

@@ -115,6 +115,7 @@ func (a *Agent) saveLearned(server string, before, after est.Known, by anchoring
 	if len(added)+len(removed) > 0 {
 		a.o.Log.Info().Str("server", server).Strs("added", added).Strs("removed", removed).
 			Msg("the server's CA certificates changed")
+		a.kickAll() // consumers may have to be told
 	}
 	a.authorities.kicked()
 	return nil

@@ -11,14 +11,19 @@ import (
 )
 
 // Once does everything that is due and returns: EST identities first, then the others side by side. It tries at once, over
-// a back-off that an earlier run left, but not over what a server asked for (Retry-After, 202). The error names each
-// certificate that was due and was not issued. CA certificates that are old are fetched last; that this fails stands in status.
+// a back-off that an earlier run left, but not over what a server asked for (Retry-After, 202). Outputs are written and hooks
+// run before it returns. The error names each certificate that was due and was not issued, or is not delivered. CA
+// certificates that are old are fetched last; that this fails stands in status.
 func (a *Agent) Once(ctx context.Context) error {
 	a.clock.synchronised()
 	var failed error
 	var mu sync.Mutex // guards failed
 	turn := func(k *keeper) {
-		if err := k.once(ctx); err != nil {
+		err := k.once(ctx)
+		// Consumers do not wait for the other certificates, nor for a server of theirs. What fails here is told at the end.
+		k.courier.retryNow()
+		_ = k.deliverOnce(ctx)
+		if err != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			failed = errors.Join(failed, fmt.Errorf("certificate %s: %w", k.id, err))
@@ -37,6 +42,16 @@ func (a *Agent) Once(ctx context.Context) error {
 	}
 	rest.Wait()
 	a.authorities.once(ctx)
+	for _, k := range a.keepers { // the CA certificates may be others now
+		rest.Go(func() {
+			if err := k.deliverOnce(ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = errors.Join(failed, fmt.Errorf("delivery of certificate %s: %w", k.id, err))
+			}
+		})
+	}
+	rest.Wait()
 	return failed
 }
 
@@ -74,4 +89,16 @@ func (k *keeper) once(ctx context.Context) error {
 		k.publish(d, nil)
 	}
 	return r.err
+}
+
+// deliverOnce delivers what is due now, to the end. The error says what is not delivered then.
+func (k *keeper) deliverOnce(ctx context.Context) error {
+	for {
+		k.deliver(ctx)
+		if !k.courier.running {
+			break
+		}
+		k.delivered(<-k.courier.done)
+	}
+	return k.courier.undelivered()
 }

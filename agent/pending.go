@@ -112,6 +112,9 @@ func (a *Agent) pend(ctx context.Context, o order, e *event, p store.Pending, t 
 		// is replaced.
 		return nil, storeFailure("read the pending request", err)
 	}
+	if old != nil && a.o.Host.foreignPending(old, o.cloned) {
+		old = nil // its key is another device's
+	}
 	var accepted, live keys.Algorithm
 	if old != nil && !old.Accepted.IsZero() {
 		accepted = old.Key.Algorithm()

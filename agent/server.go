@@ -127,11 +127,7 @@ func refreshDelay(failures int, draw float64, left time.Duration) time.Duration 
 	if left > 0 {
 		limit = min(limit, left/4)
 	}
-	wait := refreshAtLeast
-	for n := 1; n < failures && wait < limit; n++ {
-		wait *= 4
-	}
-	wait = max(5*time.Minute, min(wait, limit))
+	wait := max(5*time.Minute, grown(refreshAtLeast, limit, failures))
 	return min(refreshMaxWait, time.Duration((.5+draw)*float64(wait)))
 }
 
@@ -155,7 +151,8 @@ func (h Host) place(u *url.URL) float64 {
 // serverViews looks at every server of the configuration in force.
 func (a *Agent) serverViews(since time.Time) []serverView {
 	a.mu.Lock()
-	servers := serversOf(a.cfg.Certificates, func(id string) *store.Generation { return a.views[id].live }, a.o.Now())
+	live := func(id string) *store.Generation { return a.o.Host.own(a.views[id].live) }
+	servers := serversOf(a.cfg.Certificates, live, a.o.Now())
 	a.mu.Unlock()
 	return viewServers(servers, a.o.Store, a.o.Host, since, a.o.Now())
 }

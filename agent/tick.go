@@ -35,6 +35,7 @@ func (a *Agent) tick(ctx context.Context) {
 			a.clock.synchronised()
 			a.keepPlace()
 			a.lookAtFiles()
+			send(a.lookAtOutputs, struct{}{})
 			a.keepLastGood()
 		}
 		stepped := now.Round(0).Sub(wall) - started.Sub(mono)

@@ -98,6 +98,11 @@ func (p part) units(name string) (units []string) {
 		if !unitSuffix.MatchString(unit) {
 			unit += ".service"
 		}
+		if unit == "certagent.service" {
+			p.failAt(n, name, "is certagent's own unit: it would stop itself while it delivers, for ever",
+				"name the units of those who use the certificate")
+			continue
+		}
 		units = append(units, unit)
 	}
 	return units

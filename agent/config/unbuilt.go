@@ -33,18 +33,6 @@ func unbuiltParts() []unbuilt {
 			"",
 			func(_ Provisioning, c Certificate) bool { return onToken(c.Auth.Identity) || onToken(c.Auth.Bootstrap) },
 		},
-		{
-			Problem{"outputs-not-built", "this version does not write outputs", later},
-			"outputs",
-			func(_ Provisioning, c Certificate) bool { return len(c.Outputs) > 0 },
-		},
-		{
-			Problem{"hooks-not-built", "this version does not run anything after a renewal", later},
-			"on_renew",
-			func(_ Provisioning, c Certificate) bool {
-				return len(c.OnRenew.Exec)+len(c.OnRenew.Reload)+len(c.OnRenew.Restart) > 0
-			},
-		},
 		{Problem{"metrics-not-built", "this version does not write metrics", later}, "metrics.textfile", nil},
 		{Problem{"metrics-not-built", "this version does not serve metrics", later}, "metrics.listen", nil},
 		{Problem{"control-not-built", "this version has no control socket", later}, "control.socket", nil},

@@ -22,6 +22,9 @@ func (r Runner) program(ctx context.Context, h Hook, e Event) (string, *Error) {
 	if ctx.Err() != nil {
 		return "", &Error{Class: cut(ctx)}
 	}
+	if len(r.Self) == 0 {
+		return "", &Error{Class: ErrFailed, Err: errors.New("not told how to start programs")} // else this program would run itself
+	}
 	path, missing := lookUp(h.Argv[0])
 	if missing != nil {
 		return "", missing

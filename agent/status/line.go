@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Line is the one line that systemctl status shows (sd_notify(3), STATUS=): how many certificates can be used, and the
@@ -34,8 +35,12 @@ func (s Snapshot) Line() string {
 		} else if code := trouble(worst.Problems); code != "" && code != string(worst.State) {
 			fmt.Fprintf(&b, ", %s", code)
 		}
-		if !worst.NextTry.IsZero() {
-			fmt.Fprintf(&b, ", next try %s", worst.NextTry.In(s.Time.Location()).Format("Jan 2 15:04:05"))
+		next := worst.NextTry
+		if delivery := worst.nextDelivery(); worst.State == Valid && worst.Failures == 0 && !delivery.IsZero() {
+			next = delivery
+		}
+		if !next.IsZero() {
+			fmt.Fprintf(&b, ", next try %s", next.In(s.Time.Location()).Format("Jan 2 15:04:05"))
 		}
 	}
 	if code := trouble(s.Problems); code != "" {
@@ -60,4 +65,15 @@ func rank(s State) int {
 		return i
 	}
 	return len(order)
+}
+
+// nextDelivery is when an output or a hook that failed is tried again; zero if none did.
+func (c *Certificate) nextDelivery() time.Time {
+	next := c.OutputsNextTry
+	for _, h := range c.Hooks {
+		if h.State != "ok" && !h.NextTry.IsZero() && (next.IsZero() || h.NextTry.Before(next)) {
+			next = h.NextTry
+		}
+	}
+	return next
 }

@@ -84,7 +84,37 @@ type Certificate struct {
 	// Pending says that a request waits for approval at the server (202).
 	Pending bool `json:"pending"`
 
+	// Outputs and Hooks are in the order of the configuration. OutputsNextTry is when those outputs are tried again that
+	// could not be written.
+	Outputs        []Output  `json:"outputs"`
+	OutputsNextTry time.Time `json:"outputs_next_try,omitzero"`
+	Hooks          []Hook    `json:"hooks"`
+
 	Problems []Problem `json:"problems"`
+}
+
+// Output is one file that is kept for a consumer.
+type Output struct {
+	Path   string `json:"path"`
+	Format string `json:"format"`
+	// State is pending (not written for the live generation yet), ok, or failed.
+	State   string    `json:"state"`
+	Written time.Time `json:"written,omitzero"` // when it was last replaced
+	Error   string    `json:"error,omitempty"`
+}
+
+// Hook is a program that is run, or a unit that is told, after a renewal.
+type Hook struct {
+	Hook string `json:"hook"`
+	// State is pending (not run, or not to its end, for the live generation), ok, or failed.
+	State   string    `json:"state"`
+	Tries   int       `json:"tries"` // for the live generation
+	LastTry time.Time `json:"last_try,omitzero"`
+	NextTry time.Time `json:"next_try,omitzero"`
+	Output  string    `json:"output,omitempty"`  // the end of what it wrote
+	Skipped string    `json:"skipped,omitempty"` // why there was nobody to tell
+	Class   string    `json:"error_class,omitempty"`
+	Error   string    `json:"error,omitempty"`
 }
 
 // Problem is something that a person should know, with what to do about it.

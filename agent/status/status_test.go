@@ -34,6 +34,7 @@ func everything() status.Snapshot {
 			Subject: "CN=" + id, Serial: "0a1b", SHA256: "5c77e6", NotBefore: in(from), NotAfter: in(until),
 			Threshold: in(from + life*4/5), RenewAt: in(from + life*4/5), NextTry: in(from + life*4/5), NextWhy: "renewal is due",
 			LastTry: in(from), LastSuccess: in(from), LastIdentity: "certificate", Problems: []status.Problem{},
+			Outputs: []status.Output{}, Hooks: []status.Hook{},
 		}
 	}
 	failing := func(c status.Certificate, failures int) status.Certificate {
@@ -55,6 +56,32 @@ func everything() status.Snapshot {
 		Code: "altered-by-ca", Text: "the CA left out the extended key usages clientAuth", Notice: true,
 		Hint: "only if a consumer misses it: have the CA copy it from requests",
 	})
+	served := issued("served", status.Valid, -5*time.Hour, 19*time.Hour)
+	served.Outputs = []status.Output{
+		{Path: "/etc/mosquitto/certs/gateway.pem", Format: "combined", State: "ok", Written: in(-5 * time.Hour)},
+		{Path: "/etc/mosquitto/certs/ca.pem", Format: "ca", State: "ok", Written: in(-30 * day)},
+	}
+	served.Hooks = []status.Hook{
+		{Hook: "reload nginx.service", State: "ok", Tries: 1, LastTry: in(-5 * time.Hour), Skipped: "nginx.service is inactive"},
+		{
+			Hook: `exec "/usr/bin/tell" "broker"`, State: "failed", Tries: 3, LastTry: in(-time.Minute), NextTry: in(14 * time.Minute),
+			Output: "no route to host\n", Class: "failed", Error: `exec "/usr/bin/tell" "broker": failed: exit status 1`,
+		},
+		{Hook: "restart haproxy.service", State: "pending"},
+	}
+	served.Problems = append(served.Problems, status.Problem{
+		Code: "hook-failed", Text: `exec "/usr/bin/tell" "broker": failed: exit status 1; the last that it wrote: no route to host`,
+		Hint: "its output says why, if it writes any", Since: in(-21 * time.Minute),
+	})
+	refused := issued("mqtt", status.Valid, -5*time.Hour, 19*time.Hour)
+	refused.Outputs = []status.Output{{
+		Path: "/etc/ssl/mqtt.pem", Format: "fullchain", State: "failed", Error: "write /etc/ssl/mqtt.pem: the agent may not write in /etc/ssl",
+	}}
+	refused.OutputsNextTry = in(time.Hour)
+	refused.Problems = append(refused.Problems, status.Problem{
+		Code: "output-refused", Text: refused.Outputs[0].Error, Since: in(-day),
+		Hint: "chown certagent /etc/ssl, or give its group the right to write there",
+	})
 	return status.Snapshot{
 		Servers: []status.Server{{
 			URL: "https://est.example:8085/.well-known/est", Fetched: in(-2 * day), CAs: 3, NextRefresh: in(4 * day), Failures: 1,
@@ -66,17 +93,19 @@ func everything() status.Snapshot {
 		}},
 		Certificates: []status.Certificate{
 			issued("device-id", status.Valid, -5*time.Hour, 19*time.Hour),
+			served,
+			refused,
 			failing(issued("due", status.Due, -20*time.Hour, 4*time.Hour), 1),
 			failing(issued("overdue", status.Overdue, -29*day, day), 5),
 			failing(issued("expired", status.Expired, -32*day, -119*time.Minute), 12),
 			young,
 			{
 				ID: "missing", Role: "other", State: status.Missing, NextWhy: "waiting for the first attempt of the EST identity est-id",
-				Pending: true, Problems: []status.Problem{},
+				Pending: true, Outputs: []status.Output{}, Hooks: []status.Hook{}, Problems: []status.Problem{},
 			},
 			{
 				ID: "key-mismatch", Role: "other", State: status.KeyMismatch, NextTry: now, NextWhy: "the certificate or its key was damaged",
-				LastSuccess: in(-9 * day), LastIdentity: "password",
+				LastSuccess: in(-9 * day), LastIdentity: "password", Outputs: []status.Output{}, Hooks: []status.Hook{},
 				Problems: []status.Problem{{
 					Code: "broken", Text: "key.pem in /var/lib/certagent/certs/key-mismatch/gen-000007 is not the key of cert.pem",
 					Hint: "nothing by hand: it is being issued anew",
@@ -250,7 +279,8 @@ func TestLine(t *testing.T) {
 		{only("missing"), "0 of 1 certificates valid; missing: missing"},
 		{forced, "1 of 1 certificates valid; device-id: valid, unauthorized, next try Nov 22 10:42:00"},
 		{degraded, "1 of 1 certificates valid; device-id: valid, key-group, next try Nov 22 10:42:00"},
-		{all, "4 of 8 certificates valid; expired: expired, unavailable, next try Nov 21 20:31:30; config-invalid"},
+		{only("device-id", "served"), "2 of 2 certificates valid; served: valid, hook-failed, next try Nov 21 20:44:00"},
+		{all, "6 of 10 certificates valid; expired: expired, unavailable, next try Nov 21 20:31:30; config-invalid"},
 	} {
 		if got := tc.s.Line(); got != tc.want {
 			t.Errorf("got  %s\nwant %s", got, tc.want)

@@ -40,6 +40,10 @@ func (s Snapshot) WriteTable(w io.Writer) error {
 			indent := strings.Repeat(" ", width+2)
 			wrap(&b, indent+"next: ", indent+"  ", next)
 		}
+		if line := deliveryLine(c, s.Time); line != "" {
+			indent := strings.Repeat(" ", width+2)
+			wrap(&b, indent, indent+"  ", line)
+		}
 	}
 	writeProblems(&b, "", s.Problems, s.Time)
 	for _, c := range s.Certificates {
@@ -71,6 +75,37 @@ func (s Snapshot) next(c Certificate) string {
 		at = agent
 	}
 	return at + ": " + c.NextWhy
+}
+
+// deliveryLine says how the consumers of c are served: "outputs: 3 ok; hooks: 1 ok, 1 failed; next try in 4 minutes (17:24:10)".
+// It is empty for a certificate that has neither.
+func deliveryLine(c Certificate, now time.Time) string {
+	var outputs, hooks []string
+	for _, o := range c.Outputs {
+		outputs = append(outputs, o.State)
+	}
+	for _, h := range c.Hooks {
+		hooks = append(hooks, h.State)
+	}
+	var parts []string
+	add := func(name string, states []string) {
+		if len(states) == 0 {
+			return
+		}
+		var counts []string
+		for _, state := range []string{"ok", "pending", "failed"} {
+			if n := len(states) - len(slices.DeleteFunc(slices.Clone(states), func(s string) bool { return s == state })); n > 0 {
+				counts = append(counts, fmt.Sprintf("%d %s", n, state))
+			}
+		}
+		parts = append(parts, name+": "+strings.Join(counts, ", "))
+	}
+	add("outputs", outputs)
+	add("hooks", hooks)
+	if next := c.nextDelivery(); !next.IsZero() {
+		parts = append(parts, "next try "+moment(next, now))
+	}
+	return strings.Join(parts, "; ")
 }
 
 func writeProblems(b *strings.Builder, whose string, problems []Problem, now time.Time) {

@@ -106,6 +106,7 @@ func nothingYet(cfg *config.Config, now time.Time) status.Snapshot {
 	for _, c := range cfg.Certificates {
 		missing := status.Certificate{
 			ID: c.ID, Role: string(c.Role), State: status.Missing, NextTry: now, NextWhy: "there is no certificate", Problems: []status.Problem{},
+			Outputs: []status.Output{}, Hooks: []status.Hook{},
 		}
 		for _, problem := range c.Problems {
 			missing.Problems = append(missing.Problems, status.Problem{Code: problem.Code, Text: problem.Text, Hint: problem.Hint})

@@ -1,0 +1,51 @@
+package agent
+
+import "certagent/store"
+
+// A disk that was copied from another device, as a golden image is when it was made of one that had been in service, brings
+// that device's certificates along. That device lives on: its key must not serve two, and its certificate must not log in
+// here. By machine-id(5) the agent knows its own.
+
+// foreign tells that something was made on another device. Where either machine-id is not known nothing is concluded.
+func (h Host) foreign(machineID string) bool {
+	return machineID != "" && h.MachineID != "" && machineID != h.MachineID
+}
+
+// cloned tells that a generation was issued to another device.
+func (h Host) cloned(g *store.Generation) bool { return g != nil && h.foreign(g.Meta.MachineID) }
+
+// own is g unless it was issued to another device.
+func (h Host) own(g *store.Generation) *store.Generation {
+	if h.cloned(g) {
+		return nil
+	}
+	return g
+}
+
+// foreignPending tells that a pending request was made on another device. One that does not say where it was made comes
+// from where the live generation does.
+func (h Host) foreignPending(p *store.Pending, live *store.Generation) bool {
+	if p.MachineID == "" {
+		return h.cloned(live)
+	}
+	return h.foreign(p.MachineID)
+}
+
+// noticeClone has a certificate that was issued to another device issued anew at once: what that device's tries have
+// taught says nothing about this one's. A loss keeps its own back-off.
+func (k *keeper) noticeClone() {
+	switch {
+	case !k.agent.o.Host.cloned(k.live):
+		if k.retry.Reissue == string(reasonCloned) {
+			k.retry.Reissue = "" // the disk is back where it came from
+		}
+	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced):
+		k.retry = store.Retry{
+			Reissue: string(reasonCloned), Login: k.retry.Login, LastSuccess: k.retry.LastSuccess, Losses: k.retry.Losses,
+		}
+		k.agent.o.Log.Warn().Str("certificate", k.id).
+			Msg("certificate was issued to another device, of which this disk is a copy; it will be issued anew, with a new key")
+	default:
+		k.retry.Reissue = string(reasonCloned)
+	}
+}

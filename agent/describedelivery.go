@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+
+	"certagent/agent/status"
+	"certagent/store"
+)
+
+// describeDelivery says how the consumers of a certificate are served.
+func describeDelivery(s *status.Certificate, v view) {
+	d := v.delivery
+	if v.cfg != nil {
+		w := wantedOf(v.cfg.Outputs, hooksOf(v.cfg.OnRenew))
+		w.generation, w.sha256, w.cas = d.Generation, d.SHA256, d.CAs
+		if v.live != nil {
+			w.sha256 = thumbprint(v.live.Leaf)
+		}
+		d = reconcile(d, w)
+	}
+	held := 0
+	for _, h := range d.Hooks {
+		s.Hooks = append(s.Hooks, status.Hook{
+			Hook: h.Hook, State: string(h.State), Tries: h.Tries, LastTry: h.LastTry, NextTry: h.NextTry,
+			Output: h.Output, Skipped: h.Skipped, Class: h.Class, Error: h.Error,
+		})
+		if h.State != store.StepOK {
+			held++
+		}
+		if h.Error != "" && h.State != store.StepOK {
+			s.Problems = append(s.Problems, Problem{
+				Code: "hook-failed", Text: h.Error + lastLine(h.Output), Hint: h.Hint, Since: h.Since,
+			})
+		}
+	}
+	var missing []string
+	for _, o := range d.Outputs {
+		s.Outputs = append(s.Outputs, status.Output{
+			Path: o.Path, Format: o.Format, State: string(o.State), Written: o.Written, Error: o.Error,
+		})
+		if o.State == store.StepFailed {
+			missing = append(missing, o.Path)
+			p := Problem{Code: "output-failed", Text: o.Error, Since: o.Since}
+			if o.Refused {
+				p = Problem{Code: "output-refused", Text: o.Error, Hint: o.Hint, Since: o.Since}
+			}
+			s.Problems = append(s.Problems, p)
+		}
+	}
+	if held > 0 && len(missing) > 0 {
+		s.Problems = append(s.Problems, Problem{
+			Code: "hooks-waiting", Hint: "see to the outputs; the hooks then run by themselves",
+			Text: fmt.Sprintf("no hook runs before every output is written: %s", strings.Join(missing, ", ")),
+		})
+	}
+	if len(missing) > 0 {
+		s.OutputsNextTry = d.NextTry
+	}
+}
+
+// lastLine is the end of what a hook wrote, as part of a sentence.
+func lastLine(output string) string {
+	const most = 200
+	output = strings.TrimSpace(output)
+	line := output[strings.LastIndexByte(output, '\n')+1:]
+	if line == "" {
+		return ""
+	}
+	if r := []rune(line); len(r) > most {
+		line = string(r[:most]) + "…"
+	}
+	return "; the last that it wrote: " + line
+}
