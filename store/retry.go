@@ -71,6 +71,9 @@ type Problem struct {
 // Retry gives the retry state, zero if there is none. A damaged file is no error, as it must not stop anything: see
 // [Retry.Damaged]. An error means that the file could not be read.
 func (c *Certificate) Retry() (Retry, error) {
+	if err := c.checkPlace(); err != nil {
+		return Retry{}, fmt.Errorf("retry state of %s: %w", c.id, err)
+	}
 	data, _, err := c.store.read(c.retryFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return Retry{}, nil
