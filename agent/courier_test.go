@@ -247,7 +247,7 @@ func TestHookThatFails(t *testing.T) {
 		if n := len(hooks.times(hookB)); n != 1 {
 			t.Errorf("the other hook was run %d times", n)
 		}
-		time.Sleep(born.Add(day*8/10 + 90*time.Second).Sub(time.Now()))
+		time.Sleep(time.Until(born.Add(day*8/10 + 90*time.Second)))
 		settle()
 		if at := hooks.times(hookA); d.live("device-id").Number != 2 || at[len(at)-1].Sub(at[len(at)-2]) != time.Minute {
 			t.Errorf("with the new generation: %v", at)

@@ -124,31 +124,6 @@ func (d *device) mustTurn() {
 	}
 }
 
-// dieAt makes a turn that ends where the first call is made that reads so, as if the power had gone.
-func (d *device) dieAt(call string) {
-	d.t.Helper()
-	before := d.dir + "/before"
-	if err := storetest.Copy(d.state(), before); err != nil {
-		d.t.Fatal(err)
-	}
-	for at := 1; ; at++ {
-		fsys := d.broken(at, durabletest.Stop)
-		err := d.turn(fsys)
-		if fsys.Fired() == "" {
-			d.t.Fatalf("there is no call %q: %v", call, err)
-		}
-		if strings.Contains(fsys.Fired(), call) {
-			break
-		}
-		if err := errors.Join(os.RemoveAll(d.state()), storetest.Copy(before, d.state())); err != nil {
-			d.t.Fatal(err)
-		}
-	}
-	if err := os.RemoveAll(before); err != nil {
-		d.t.Fatal(err)
-	}
-}
-
 // sentIsDurable is for [fakeCA.fail]: when a request arrives at the CA, its key and its very bytes are on the device's disk.
 func (d *device) sentIsDurable(fsys *durabletest.FS) func(call) error {
 	return func(c call) error {
