@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -302,131 +301,6 @@ func (a *Agent) RenewAll() {
 	for _, k := range a.keepers {
 		send(k.force, struct{}{})
 	}
-}
-
-// Reload has Run load the configuration again; it does not wait. Several calls before Run gets to it are one.
-func (a *Agent) Reload() { send(a.reloads, nil) }
-
-// reload builds the whole new set, then swaps; on an error the old set goes on untouched. A certificate whose
-// configuration did not change keeps its keeper, its back-off and its pending request.
-func (a *Agent) reload(ctx context.Context) error {
-	cfg, err := a.o.Load()
-	if err == nil && (cfg.StateDir != a.cfg.StateDir) {
-		err = fmt.Errorf("state_dir changed from %s to %s: restart the agent for that", a.cfg.StateDir, cfg.StateDir)
-	}
-	a.setConfigError(err)
-	if err != nil {
-		a.o.Log.Error().Err(err).Msg("configuration not loaded; the last good one goes on")
-		return err
-	}
-	if err := a.o.Store.SaveLastGood(cfg.Merged); err != nil {
-		a.o.Log.Error().Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
-	}
-	a.clock.ignore(!cfg.Clock.Check)
-	wanted, stamp := map[string]bool{}, stampOf(cfg.Files)
-	var added, changed, removed []string
-	for _, c := range cfg.Certificates {
-		wanted[c.ID] = true
-		a.mu.Lock()
-		k, have := a.keepers[c.ID]
-		old, _ := a.cfg.Certificate(c.ID)
-		a.mu.Unlock()
-		switch {
-		case !have:
-			if err := a.add(c, stamp); err != nil {
-				a.o.Log.Error().Err(err).Msg("certificate not taken into keeping")
-				continue
-			}
-			added = append(added, c.ID)
-		case !sameCertificate(*old, c):
-			// The mailbox holds one letter; a newer configuration replaces one that was not read yet.
-			select {
-			case <-k.configure:
-			default:
-			}
-			send(k.configure, configuration{c, stamp})
-			changed = append(changed, c.ID)
-		}
-	}
-	a.mu.Lock()
-	stopped := map[string]*runningKeeper{}
-	for id := range a.keepers {
-		if !wanted[id] {
-			removed = append(removed, id)
-			if r := a.running[id]; r != nil {
-				r.stop()
-				stopped[id] = r
-			}
-			delete(a.keepers, id)
-			delete(a.running, id)
-			delete(a.views, id)
-		}
-	}
-	a.cfg = cfg
-	for _, id := range added {
-		a.startLocked(ctx, id)
-	}
-	for id, k := range a.keepers {
-		if slices.Contains(changed, id) || slices.Contains(added, id) {
-			send(k.kick, struct{}{})
-		} else {
-			send(k.courier.again, struct{}{}) // a person who reloads may have mended something
-		}
-	}
-	a.mu.Unlock()
-	a.authorities.kicked()
-	grace := time.NewTimer(stopGrace)
-	defer grace.Stop()
-	for id, r := range stopped {
-		select {
-		case <-r.done: // its attempt, if any, ended with it
-			a.dropPending(id)
-		case <-ctx.Done():
-			return nil
-		case <-grace.C:
-			a.o.Log.Warn().Str("certificate", id).Msg("keeper does not end; its pending request is dropped at the next start")
-			grace.Reset(0)
-		}
-	}
-	slices.Sort(removed)
-	a.o.Log.Info().Strs("added", added).Strs("changed", changed).Strs("removed", removed).Msg("configuration loaded")
-	for _, w := range cfg.Warnings {
-		a.o.Log.Warn().Msg(w.String())
-	}
-	return nil
-}
-
-// dropPending gives up the request of a certificate that left the configuration; its generations are kept.
-func (a *Agent) dropPending(id string) {
-	c, err := a.o.Store.Certificate(id)
-	if err == nil {
-		err = c.DropPending()
-	}
-	if err != nil {
-		a.o.Log.Warn().Str("certificate", id).Err(err).Msg("pending request not dropped")
-	}
-}
-
-// dropVanished drops the requests of certificates that left the configuration while no agent ran.
-func (a *Agent) dropVanished() {
-	ids, err := a.o.Store.IDs()
-	if err != nil {
-		a.o.Log.Warn().Err(err).Msg("certificates on disk not listed")
-	}
-	for _, id := range ids {
-		if a.keepers[id] == nil {
-			a.dropPending(id)
-		}
-	}
-}
-
-func (a *Agent) setConfigError(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if (err == nil) != (a.configErr == nil) {
-		a.configSince = a.o.Now()
-	}
-	a.configErr = err
 }
 
 // holds names the EST identity that c has to wait for: one that is configured and has not been tried yet. "" means c need
