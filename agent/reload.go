@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-
 )
 
 // Reload has Run load the configuration again; it does not wait. Several calls before Run gets to it are one.

@@ -33,7 +33,8 @@ const complaintFD = 3
 // Become turns this process into the program of a hook and returns only if it cannot. [Runner.Run] starts this program
 // with words that must make main call Become first of all, with the words that follow: the program's path, then its
 // argv. SIGUSR1 is then ignored, all other signals are at their defaults, none is blocked; no descriptor but 0, 1 and 2
-// is open; the umask is 077, so that what a hook makes out of a private key is private.
+// is open; the umask is 077, so that what a hook makes out of a private key is private. Signals 32 and 33 stay as they
+// are: they belong to the C library (nptl(7)), which sets them when it needs them, and package signal leaves them alone.
 func Become(words []string) error {
 	if len(words) < 2 {
 		return errors.New("become a hook: nothing to run")
