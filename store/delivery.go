@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"certagent/store/durable"
 )
 
 // Delivery is how far the consumers of one certificate are served, over restarts: delivery.json. Everybody may read it, so
@@ -78,12 +76,14 @@ const deliveryVersion = 1
 // Delivery gives the state of delivery, zero if there is none. A damaged file is none: hooks then run once more than they
 // had to. An error means that the file could not be read.
 func (c *Certificate) Delivery() (Delivery, error) {
-	data, _, err := durable.ReadFile(c.store.fs, c.deliveryFile(), maxFile)
-	_, kind := errors.AsType[*durable.KindError](err)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), kind:
+	if err := c.checkPlace(); err != nil {
+		return Delivery{}, fmt.Errorf("delivery state of %s: %w", c.id, err)
+	}
+	data, _, err := c.store.read(c.deliveryFile())
+	if errors.Is(err, fs.ErrNotExist) || strange(err) {
 		return Delivery{}, nil
-	case err != nil:
+	}
+	if err != nil {
 		return Delivery{}, fmt.Errorf("delivery state of %s: %w", c.id, err)
 	}
 	return parseDelivery(data), nil

@@ -50,6 +50,10 @@ func TestDelivery(t *testing.T) {
 			t.Errorf("%q: %+v, %v", none, d, err)
 		}
 	}
+	must(t, os.WriteFile(path, text, 0o644), os.Chmod(path, 0o666))
+	if d, err := c.Delivery(); err != nil || !reflect.DeepEqual(d, store.Delivery{}) {
+		t.Errorf("what everybody may write is believed: %+v, %v", d, err)
+	}
 	must(t, c.SaveDelivery(store.Delivery{SHA256: "5c"}))
 	if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), "0001-01-01") {
 		t.Errorf("zero times are written: %v\n%s", err, text)

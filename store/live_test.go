@@ -88,7 +88,7 @@ func TestLiveSaysWhatIsWrong(t *testing.T) {
 		{name: "directory in its place", file: "cert.pem", why: "is a directory", damage: func(d string) error {
 			return errors.Join(os.Remove(d+"/live/cert.pem"), os.Mkdir(d+"/live/cert.pem", 0o755))
 		}},
-		{name: "huge certificate", file: "cert.pem", why: "larger than", damage: func(d string) error {
+		{name: "huge certificate", file: "cert.pem", why: "too large", damage: func(d string) error {
 			return os.Truncate(d+"/live/cert.pem", 1<<40)
 		}},
 	} {

@@ -77,10 +77,10 @@ func (s *Store) read(path string) ([]byte, fs.FileInfo, error) {
 	return data, info, nil
 }
 
-// strange tells an error that says that something stands in a file's place, or could be anybody's, from one of reading it.
+// strange tells an error that says what a file is, something else, too large, or anybody's, from one of reading it.
 func strange(err error) bool {
 	_, kind := errors.AsType[*durable.KindError](err)
-	return kind || errors.Is(err, ErrUnsafe)
+	return kind || errors.Is(err, durable.ErrTooLarge) || errors.Is(err, ErrUnsafe)
 }
 
 // displace sets aside what stands in a file's place, a directory that a backup brought or a link for example, and keeps it

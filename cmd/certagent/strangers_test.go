@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"certagent/agent/status"
 	"certagent/est/esttest"
+	"certagent/store"
 	"certagent/store/storetest"
 )
 
@@ -44,6 +46,12 @@ var (
 		}
 		l.SetUnlinkOnClose(false)
 		return errors.Join(l.Close(), os.Rename(filepath.Join(dir, "s"), path))
+	}}
+	huge = stranger{"a huge file", func(path, _ string) error {
+		return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<40)) // it has holes
+	}}
+	hugeIn = stranger{"a directory with huge files", func(path, _ string) error {
+		return errors.Join(os.Mkdir(path, 0o700), huge.put(filepath.Join(path, "key.pem"), ""), huge.put(filepath.Join(path, "request.json"), ""))
 	}}
 	second = stranger{"a file with another name", func(path, outside string) error { return os.Link(outside, path) }}
 )
@@ -79,17 +87,22 @@ var strangers = []struct {
 	{"certs/mqtt/gen-000001/ca.pem", []stranger{fifo, folder, link}, anew, "ca.pem is KIND, not a regular file"},
 	{"certs/mqtt/gen-000001/key.pem", []stranger{fifo, folder, link, linkTo, socket}, anew, "key.pem is KIND, not a regular file"},
 	{"certs/mqtt/gen-000001/key.pem", []stranger{file}, anew, "key.pem"},
-	{"certs/mqtt/gen-000001/meta.json", []stranger{fifo, folder, link, linkTo, socket, file}, ignored, ""},
-	{"certs/mqtt/pending", []stranger{fifo, file, link, linkTo, socket, folder}, ignored, ""},
+	{"certs/mqtt/gen-000001/meta.json", []stranger{fifo, folder, link, linkTo, socket, file, huge}, ignored, ""},
+	{"certs/mqtt/pending", []stranger{fifo, file, link, linkTo, socket, folder, hugeIn}, ignored, ""},
 	{"certs/mqtt/retry.json", []stranger{fifo, folder, link, linkTo, socket}, aside, ""},
-	{"certs/mqtt/retry.json", []stranger{file, second}, ignored, ""},
+	{"certs/mqtt/retry.json", []stranger{file, second, huge}, ignored, ""},
 	{"clock.json", []stranger{fifo, folder, link, linkTo, socket}, aside, ""},
-	{"clock.json", []stranger{file, second}, ignored, ""},
+	{"clock.json", []stranger{file, second, huge}, ignored, ""},
 	{"last-good.toml", []stranger{fifo, folder, link, linkTo, socket}, aside, ""},
-	{"last-good.toml", []stranger{file, second}, ignored, ""},
+	{"last-good.toml", []stranger{file, second, huge}, ignored, ""},
 	{"trust/SERVER.pem", []stranger{fifo, folder, link, linkTo, socket}, aside, ""},
 	{"trust/SERVER.json", []stranger{fifo, folder, link, linkTo, socket}, aside, ""},
-	{"trust/SERVER.json", []stranger{file, second}, ignored, ""},
+	{"trust/SERVER.json", []stranger{file, second, huge}, ignored, ""},
+	{"certs/mqtt/gen-000001/cert.pem", []stranger{huge}, anew, "cert.pem cannot be read: "},
+	{"certs/mqtt/gen-000001/key.pem", []stranger{huge}, anew, "key.pem cannot be read: "},
+	{"certs/mqtt/delivery.json", []stranger{fifo, folder, link, linkTo, socket, file, second, huge}, ignored, ""},
+	{"trust/SERVER.pem", []stranger{huge}, ignored, ""},
+	{"lock", []stranger{huge}, ignored, ""},
 }
 
 // TestStrangers: whatever stands in the place of a file of ours, the agent and status come back, nothing outside is touched,
@@ -224,6 +237,38 @@ func TestABadFileAndAStrangersLastGood(t *testing.T) {
 				t.Errorf("exit code %d, want %d and %q:\n%s", code, exitUsage, c.says, out)
 			}
 		})
+	}
+}
+
+// TestTheLockEndsWithTheAgent: what a hook leaves running does not hold the state directory when the agent was killed.
+func TestTheLockEndsWithTheAgent(t *testing.T) {
+	t.Parallel()
+	g, s := newGateway(t), esttest.New(t, esttest.Options{})
+	left := g.path("left")
+	g.configure(served(s) + hooksFor("sleep 1000 & echo $! >"+left+".new; mv "+left+".new "+left+"; wait"))
+	g.start()
+	var text []byte
+	g.until("a hook that goes on", func() (there bool) {
+		g.mustRun()
+		var err error
+		text, err = os.ReadFile(left)
+		return err == nil
+	})
+	orphan, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(orphan, syscall.SIGKILL) }()
+	g.kill()
+	if err := syscall.Kill(orphan, 0); err != nil {
+		t.Fatalf("nothing goes on: %v", err)
+	}
+	second, err := store.Open(g.path("state"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

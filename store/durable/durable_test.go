@@ -118,8 +118,10 @@ func TestWriteFileSetsTheModeBeforeTheFirstByte(t *testing.T) {
 	fsys := modeBeforeData{durable.OS{}, &modes}
 	old := syscall.Umask(0)
 	defer syscall.Umask(old)
-	err := durable.WriteFile(fsys, filepath.Join(t.TempDir(), "key"), []byte("secret"), durable.Mode(0o600))
-	if err != nil || !slices.Equal(modes, []fs.FileMode{0o600}) {
+	dir := t.TempDir()
+	err := errors.Join(durable.WriteFile(fsys, filepath.Join(dir, "key"), []byte("secret"), durable.Mode(0o600)),
+		durable.WriteFile(fsys, filepath.Join(dir, "shared"), []byte("secret"), durable.Mode(0o640)))
+	if err != nil || !slices.Equal(modes, []fs.FileMode{0o600, 0o640}) {
 		t.Errorf("modes at the first byte: %v, error %v", modes, err)
 	}
 }
@@ -156,6 +158,41 @@ func TestWriteFileRefusesWhatIsNoFile(t *testing.T) {
 			t.Errorf("writing over %s left %v", kind, names(t, dir))
 		}
 		os.Remove(path)
+	}
+}
+
+// swapped is a file system on which somebody puts something else in a file's place between the look at it and its opening.
+type swapped struct {
+	durable.FS
+	swap func(path string) error
+}
+
+func (s swapped) Lstat(path string) (fs.FileInfo, error) {
+	info, err := s.FS.Lstat(path)
+	if err == nil {
+		err = errors.Join(os.Remove(path), s.swap(path))
+	}
+	return info, err
+}
+
+func TestReadFileLooksAtWhatItOpened(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "aim"), "theirs")
+	for kind, swap := range map[string]func(path string) error{
+		"a link": func(p string) error { return os.Symlink("aim", p) },
+		"a FIFO": func(p string) error { return syscall.Mkfifo(p, 0o600) }, // nobody opens its other end
+	} {
+		for _, root := range []string{"", dir} {
+			path := filepath.Join(dir, "f")
+			write(t, path, "ours")
+			data, _, err := durable.ReadFile(swapped{durable.OS{Root: root}, swap}, path, 100)
+			if err == nil {
+				t.Errorf("%s was read below %q: %q", kind, root, data)
+			}
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

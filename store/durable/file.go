@@ -76,7 +76,10 @@ func Create(fsys FS, path string, data []byte, p Perm) error {
 	return nil
 }
 
-// ReadFile reads a regular file of at most limit bytes, without following a link and without waiting on a FIFO, and
+// ErrTooLarge says that a file is larger than it may be.
+var ErrTooLarge = errors.New("too large")
+
+// ReadFile reads a regular file of at most limit bytes (else [ErrTooLarge]), without following a link and without waiting on a FIFO, and
 // gives what fstat said about the very file that was read. A wrong kind of file is a [*KindError], an absent one
 // fs.ErrNotExist.
 func ReadFile(fsys FS, path string, limit int64) ([]byte, fs.FileInfo, error) {
@@ -103,7 +106,7 @@ func ReadFile(fsys FS, path string, limit int64) ([]byte, fs.FileInfo, error) {
 		return nil, nil, fmt.Errorf("read %s: %w", path, cause(err))
 	}
 	if int64(len(data)) > limit {
-		return nil, nil, fmt.Errorf("read %s: larger than %d bytes", path, limit)
+		return nil, nil, fmt.Errorf("read %s: %w: more than %d bytes", path, ErrTooLarge, limit)
 	}
 	return data, info, nil
 }
