@@ -184,8 +184,7 @@ func (c *Certificate) settle() error {
 	case err != nil:
 		errs = append(errs, err)
 	case p != nil:
-		// It may have got its name just before the crash; it is sent again as it is.
-		errs = append(errs, c.sync(), c.settlePending(p))
+		errs = append(errs, c.settlePending(p))
 	}
 	return errors.Join(errs...)
 }

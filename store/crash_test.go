@@ -20,36 +20,40 @@ import (
 // scenario is a state directory and one renewal in it.
 type scenario struct {
 	name string
+	bare bool // there is not even a state directory
 	// prepare makes what was there before, and gives the key to renew with.
 	prepare func(t *testing.T, c *store.Certificate, a *ca) keys.Key
 }
 
 var scenarios = []scenario{
-	{"first enrolment", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+	{name: "nothing there", bare: true, prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
 		return generate(t)
 	}},
-	{"new key", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+	{name: "first enrolment", prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+		return generate(t)
+	}},
+	{name: "new key", prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
 		a.renew(t, c, generate(t))
 		a.renew(t, c, generate(t))
 		return generate(t)
 	}},
-	{"same key", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+	{name: "same key", prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
 		return a.renew(t, c, generate(t)).Key
 	}},
-	{"another request in its place", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+	{name: "another request in its place", prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
 		a.renew(t, c, generate(t))
 		k := generate(t)
 		_, err := c.SavePending(k, request(t, k))
 		must(t, err)
 		return generate(t)
 	}},
-	{"the same request signed anew", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+	{name: "the same request signed anew", prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
 		k := a.renew(t, c, generate(t)).Key
 		_, err := c.SavePending(k, request(t, k))
 		must(t, err)
 		return k
 	}},
-	{"broken before", func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
+	{name: "broken before", prepare: func(t *testing.T, c *store.Certificate, a *ca) keys.Key {
 		must(t, os.Remove(filepath.Join(a.renew(t, c, generate(t)).Dir, "cert.pem")))
 		return generate(t)
 	}},
@@ -79,6 +83,7 @@ func TestEveryCallOfARenewalFails(t *testing.T) {
 // renewal is what a sweep does over and over: what there was before, what is asked for, and what the CA answers.
 type renewal struct {
 	before  string // a state directory to copy
+	bare    bool   // or none
 	old     *x509.Certificate
 	pending *store.Pending
 	key     keys.Key
@@ -90,7 +95,7 @@ func newRenewal(t *testing.T, sc scenario) renewal {
 	t.Helper()
 	s, a := open(t, filepath.Join(t.TempDir(), "state")), newCA(t)
 	c := certificate(t, s, "device-id")
-	r := renewal{before: s.Dir(), key: sc.prepare(t, c, a)}
+	r := renewal{before: s.Dir(), bare: sc.bare, key: sc.prepare(t, c, a)}
 	if g, err := c.Live(); err == nil {
 		r.old = g.Leaf
 	}
@@ -116,19 +121,14 @@ func (r renewal) try(t *testing.T, fsys *durabletest.FS, dir string) (*store.Pen
 	if err != nil {
 		return nil, err
 	}
-	// The process id in the lock file is for people to see, and that older generations are gone need not be durable.
-	dirty := func(but ...string) []string {
-		return slices.DeleteFunc(fsys.Dirty(), func(path string) bool {
-			return filepath.Base(path) == "lock" || slices.Contains(but, path)
-		})
-	}
-	if d := dirty(); fsys.Fired() == "" && len(d) > 0 {
+	if d := notDurable(fsys); fsys.Fired() == "" && len(d) > 0 {
 		t.Errorf("a request could be sent before it was durable: %v", d)
 	}
 	issue := r.issue
 	issue.Pending = p
 	_, err = c.Commit(issue)
-	if d := dirty(c.Dir()); fsys.Fired() == "" && len(d) > 0 {
+	// That older generations are gone need not be durable.
+	if d := notDurable(fsys, c.Dir()); fsys.Fired() == "" && len(d) > 0 {
 		t.Errorf("committed before it was durable: %v", d)
 	}
 	return p, err
@@ -141,10 +141,10 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 	must(t, err)
 	defer os.RemoveAll(dir)
 	dir = filepath.Join(dir, "state")
-	must(t, storetest.Copy(r.before, dir))
-	base := durabletest.NoSync{FS: durable.OS{Root: dir}}
-
-	fsys := durabletest.New(base, n, mode)
+	if !r.bare {
+		must(t, storetest.Copy(r.before, dir))
+	}
+	fsys := durabletest.New(durabletest.NoSync{FS: durable.OS{Root: dir}}, n, mode)
 	sent, err := r.try(t, fsys, dir)
 	at := fsys.Fired()
 	if u := fsys.Unsynced(); len(u) > 0 {
@@ -155,7 +155,8 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 	}
 
 	// The fresh start.
-	s, openErr := store.Open(dir, store.Options{FS: base})
+	fsys.Restart()
+	s, openErr := store.Open(dir, store.Options{FS: fsys})
 	if openErr != nil {
 		t.Fatalf("%v at %s: open: %v", mode, at, openErr)
 	}
@@ -179,6 +180,9 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 	case !isNew && sent != nil && !samePending(p, sent):
 		t.Errorf("%v at %s: the request that was sent is gone: %+v", mode, at, p)
 	}
+	if d := notDurable(fsys); p != nil && len(d) > 0 {
+		t.Errorf("%v at %s: a request could be sent again before it was durable: %v", mode, at, d)
+	}
 	if w := storetest.Wrong(dir); len(w) > 0 {
 		t.Errorf("%v at %s: %v", mode, at, w)
 	}
@@ -200,7 +204,18 @@ func (r renewal) breakAt(t *testing.T, n int, mode durabletest.Mode) bool {
 		}
 	}
 	noTemps(t, c)
+	if d := notDurable(fsys, c.Dir()); len(d) > 0 {
+		t.Errorf("%v at %s: in the end these are not synced: %v", mode, at, d)
+	}
 	return at != ""
+}
+
+// notDurable is what a power cut may take away or bring back, but for what does no harm: temporary names, and the process id
+// in the lock file, which is for people to see.
+func notDurable(fsys *durabletest.FS, but ...string) []string {
+	return slices.DeleteFunc(fsys.Dirty(), func(path string) bool {
+		return filepath.Base(path) == "lock" || durable.IsTemp(filepath.Base(path)) || slices.Contains(but, path)
+	})
 }
 
 // What was said to have failed is written again, even if the same is read back: only the sync may have been missing, and
@@ -215,6 +230,10 @@ func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
 		"delivery state": func(_ *store.Store, c *store.Certificate) error {
 			return c.SaveDelivery(store.Delivery{SHA256: "5c", Generation: 1})
 		},
+		"dropped request": func(_ *store.Store, c *store.Certificate) error {
+			_, err := c.SavePending(k, r)
+			return errors.Join(err, c.DropPending())
+		},
 		"last good": func(s *store.Store, _ *store.Certificate) error { return s.SaveLastGood([]byte("x")) },
 		"clock":     func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },
 	} {
@@ -222,7 +241,7 @@ func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
 			for n, fired := 1, "yes"; fired != ""; n++ {
 				dir := filepath.Join(t.TempDir(), "state")
 				must(t, open(t, dir).Close())
-				fsys := durabletest.New(durable.OS{Root: dir}, n, durabletest.Fail)
+				fsys := durabletest.New(durabletest.NoSync{FS: durable.OS{Root: dir}}, n, durabletest.Fail)
 				s, err := store.Open(dir, store.Options{FS: fsys})
 				if err != nil {
 					continue
@@ -233,7 +252,7 @@ func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
 				for err != nil {
 					err = save(s, c)
 				}
-				dirty := slices.DeleteFunc(fsys.Dirty(), func(p string) bool { return filepath.Base(p) == "lock" })
+				dirty := notDurable(fsys)
 				if fired = fsys.Fired(); len(dirty) > 0 && strings.Contains(fired, "fsync") {
 					t.Errorf("after %s failed and a second try went well, these are not synced: %v", fired, dirty)
 				}
@@ -277,6 +296,29 @@ func TestOpenCompletesACommit(t *testing.T) {
 		if ns, err := c.Generations(); err != nil || !slices.Equal(ns, []int{first.Number, g.Number}) {
 			t.Errorf("generations %v, %v", ns, err)
 		}
+	}
+}
+
+// A generation that is not live and was damaged since is not made live for the request that led to it: the old pair stays,
+// and the request is there to be sent again.
+func TestOpenCompletesNoDamagedCommit(t *testing.T) {
+	s, c, a, first := start(t)
+	k := generate(t)
+	p, err := c.SavePending(k, request(t, k))
+	must(t, err)
+	aside := filepath.Join(t.TempDir(), "pending")
+	must(t, os.CopyFS(aside, os.DirFS(filepath.Join(c.Dir(), "pending"))))
+	g, err := c.Commit(a.issue(t, p))
+	live := filepath.Join(c.Dir(), "live")
+	must(t, err, os.Remove(filepath.Join(g.Dir, "key.pem")), os.Remove(live), os.Symlink(filepath.Base(first.Dir), live), s.Close())
+	restorePending(t, c, aside)
+
+	c = certificate(t, open(t, s.Dir()), "device-id")
+	if got, err := c.Live(); err != nil || got.Number != first.Number {
+		t.Errorf("live: %+v, %v", got, err)
+	}
+	if got, err := c.Pending(); err != nil || !samePending(got, p) {
+		t.Errorf("pending: %+v, %v", got, err)
 	}
 }
 

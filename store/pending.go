@@ -44,19 +44,38 @@ var errTorn = errors.New("incomplete pending request")
 
 // Pending gives the request on its way; nil without an error if there is none. One that is damaged, or whose
 // certificate is live already, counts as none. An error means that it could not be read just now; if that stays so the
-// request is lost, and SavePending replaces it.
+// request is lost, and SavePending replaces it. An error beside a request means that a power cut may take it away.
 func (c *Certificate) Pending() (*Pending, error) {
 	p, err := c.readPending()
 	if errors.Is(err, errTorn) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("pending request of %s: %w", c.id, err)
-	}
-	if p == nil || c.finished(p) {
+	if err == nil && (p == nil || c.finished(p)) {
 		return nil, nil
 	}
-	return p, nil
+	if err == nil && !c.store.readOnly {
+		c.write.Lock()
+		defer c.write.Unlock()
+		err = c.syncPending()
+	}
+	if err != nil {
+		err = fmt.Errorf("pending request of %s: %w", c.id, err)
+	}
+	return p, err
+}
+
+// syncPending makes the request that is there durable, unless it is known to be: it may have got its name, or its last
+// form, just before a crash or a sync that failed. c.write is held.
+func (c *Certificate) syncPending() error {
+	if failed, known := c.store.unsynced.Load(c.pendingDir()); known && failed == false {
+		return nil
+	}
+	err := durable.SyncDir(c.store.fs, c.pendingDir())
+	if err == nil {
+		err = c.sync()
+	}
+	c.store.unsynced.Store(c.pendingDir(), err != nil)
+	return err
 }
 
 // finished reports whether p has led to the live generation.
@@ -166,12 +185,14 @@ func (c *Certificate) savePending(k keys.Key, r *Pending) error {
 	}
 	c.write.Lock()
 	defer c.write.Unlock()
+	c.store.unsynced.Store(c.pendingDir(), true) // until it is
 	old, err := c.readPending()
 	if err == nil && old != nil && keys.Equal(k.Public(), old.Key.Public()) {
-		if err := c.sync(); err != nil { // it may have got its name just before a crash, or a failed sync
-			return err
+		err := c.store.saveIfChanged(filepath.Join(c.pendingDir(), requestFile), data, 0o600)
+		if err == nil {
+			err = c.syncPending()
 		}
-		return c.store.saveIfChanged(filepath.Join(c.pendingDir(), requestFile), data, 0o600)
+		return err
 	}
 	if err := c.makeDir(); err != nil {
 		return err
@@ -194,6 +215,7 @@ func (c *Certificate) savePending(k keys.Key, r *Pending) error {
 	if err := c.install(stage); err != nil {
 		return err
 	}
+	c.store.unsynced.Store(c.pendingDir(), false)
 	_ = c.remove(stage) // what was replaced; it counts no more, and what is left is swept at the next start
 	return nil
 }

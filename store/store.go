@@ -194,7 +194,8 @@ func (s *Store) Present() error {
 	if _, _, err := ensureDir(s.fs, s.dir, s.perm(0o755), s.euid); err != nil {
 		return fmt.Errorf("find state directory: %w", err)
 	}
-	if s.lock == nil || !s.lock.Held() {
+	anew := s.lock == nil || !s.lock.Held()
+	if anew {
 		lock, err := s.acquire()
 		if err != nil {
 			return fmt.Errorf("find state directory: %w", err)
@@ -206,6 +207,9 @@ func (s *Store) Present() error {
 	}
 	if err := s.makeSkeleton(); err != nil {
 		return fmt.Errorf("find state directory: %w", err)
+	}
+	if anew {
+		s.syncSkeleton()
 	}
 	return nil
 }
@@ -311,12 +315,19 @@ func (s *Store) settle() {
 	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir()} {
 		_ = sweepTemps(s.fs, dir)
 	}
-	_ = durable.SyncDir(s.fs, s.certsDir()) // what was made just before a crash may be without its sync
+	s.syncSkeleton()
 	ids, _ := s.IDs()
 	for _, id := range ids {
 		if c, err := s.Certificate(id); err == nil {
 			_ = c.settle()
 		}
+	}
+}
+
+// syncSkeleton makes directories durable that were made just before a crash, or before a sync that failed.
+func (s *Store) syncSkeleton() {
+	for _, dir := range []string{filepath.Dir(s.dir), s.dir, s.certsDir()} {
+		_ = durable.SyncDir(s.fs, dir) // nobody could do more about it, and most often there is nothing to sync
 	}
 }
 

@@ -58,12 +58,13 @@ type FS struct {
 	last     string          // the call that failed
 	dead     bool            // later calls do nothing
 	dirty    map[string]bool // files and directories changed and not synced
+	names    map[string]bool // names that came since their directory was synced
 	unsynced []string        // what was renamed while dirty
 }
 
 // New makes call number at of base fail, counted from 1; 0 makes none fail.
 func New(base durable.FS, at int, mode Mode) *FS {
-	return &FS{base: base, at: at, mode: mode, dirty: map[string]bool{}}
+	return &FS{base: base, at: at, mode: mode, dirty: map[string]bool{}, names: map[string]bool{}}
 }
 
 // Arm begins to count anew: call number at from now on fails, whatever was to fail before. 0 disarms it.
@@ -71,6 +72,14 @@ func (f *FS) Arm(at int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.at, f.calls, f.last = at, 0, ""
+}
+
+// Restart is a new process on the same disk, in which nothing fails: what was not synced is not synced still, and may be
+// lost to a power cut as before.
+func (f *FS) Restart() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at, f.dead = 0, false
 }
 
 // Fired is the call that failed, empty if there were too few.
@@ -88,7 +97,7 @@ func (f *FS) Dirty() []string {
 	return slices.Sorted(maps.Keys(f.dirty))
 }
 
-// Unsynced says what was renamed before it, or something in it, had been synced.
+// Unsynced says what was renamed before it, or something in it, had been synced; or was a link to a name that had not.
 func (f *FS) Unsynced() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,6 +176,15 @@ func (f *FS) soil(paths ...string) func() {
 	}
 }
 
+// named notes a new name, made a new file or directory.
+func (f *FS) named(path string) func() {
+	return func() { f.names[path], f.dirty[filepath.Dir(path)] = true, true }
+}
+
+func (f *FS) made(path string) func() {
+	return func() { f.named(path)(); f.soil(path)() }
+}
+
 // OpenFile implements [durable.FS].
 func (f *FS) OpenFile(path string, flag int, mode fs.FileMode) (durable.File, error) {
 	var file durable.File
@@ -176,7 +194,7 @@ func (f *FS) OpenFile(path string, flag int, mode fs.FileMode) (durable.File, er
 	}
 	var err error
 	if flag&syscall.O_CREAT != 0 {
-		err = f.change("create", path, open, f.soil(path, filepath.Dir(path)))
+		err = f.change("create", path, open, f.made(path))
 	} else {
 		err = f.read("open", path, open)
 	}
@@ -191,7 +209,7 @@ func (f *FS) OpenFile(path string, flag int, mode fs.FileMode) (durable.File, er
 
 // Mkdir implements [durable.FS].
 func (f *FS) Mkdir(path string, mode fs.FileMode) error {
-	return f.change("mkdir", path, func() error { return f.base.Mkdir(path, mode) }, f.soil(path, filepath.Dir(path)))
+	return f.change("mkdir", path, func() error { return f.base.Mkdir(path, mode) }, f.made(path))
 }
 
 // Rename implements [durable.FS].
@@ -212,13 +230,18 @@ func (f *FS) moved(from, to string) func() {
 				delete(f.dirty, p)
 			}
 		}
-		f.soil(filepath.Dir(from), filepath.Dir(to))()
+		if target, err := f.base.Readlink(to); err == nil && f.names[filepath.Join(filepath.Dir(to), target)] {
+			f.unsynced = append(f.unsynced, fmt.Sprintf("%s before the name %s was synced", to, target))
+		}
+		delete(f.names, from)
+		f.soil(filepath.Dir(from))()
+		f.named(to)()
 	}
 }
 
 // Symlink implements [durable.FS].
 func (f *FS) Symlink(target, path string) error {
-	return f.change("symlink", path, func() error { return f.base.Symlink(target, path) }, f.soil(filepath.Dir(path)))
+	return f.change("symlink", path, func() error { return f.base.Symlink(target, path) }, f.named(path))
 }
 
 // Readlink implements [durable.FS].
@@ -241,7 +264,7 @@ func (f *FS) Lchown(path string, uid, gid int) error {
 // Remove implements [durable.FS]. The directory does not count as dirty for it: what a crash brings back was not
 // needed, or had its name taken away by a rename before.
 func (f *FS) Remove(path string) error {
-	return f.change("remove", path, func() error { return f.base.Remove(path) }, func() { delete(f.dirty, path) })
+	return f.change("remove", path, func() error { return f.base.Remove(path) }, func() { delete(f.dirty, path); delete(f.names, path) })
 }
 
 // openFile is a file of an FS. What is not overridden here does not fail: Fd.
@@ -285,7 +308,10 @@ func (o *openFile) Chown(uid, gid int) error {
 }
 
 func (o *openFile) Sync() error {
-	return o.fs.change("fsync", o.path, o.File.Sync, func() { delete(o.fs.dirty, o.path) })
+	return o.fs.change("fsync", o.path, o.File.Sync, func() {
+		delete(o.fs.dirty, o.path)
+		maps.DeleteFunc(o.fs.names, func(name string, _ bool) bool { return filepath.Dir(name) == o.path })
+	})
 }
 
 // Close closes the file even when it says that it did not: a dead process has no files open.
