@@ -87,9 +87,10 @@ type Provider interface {
 	// Generate makes a key in memory or on the token, not yet in the store. It may take minutes (RSA-4096 on a small
 	// ARM).
 	Generate(a Algorithm) (Key, error)
-	// Save puts the key into dir, durably, as [FileName]; k must come from this provider, or from [ParsePEM] where the
-	// provider keeps files. A key that is there already is never replaced: the error is fs.ErrExist. An owner or group
-	// that cannot be set is a [*durable.ChownError], and nothing is left behind.
+	// Save puts the key into dir as [FileName] and syncs it, but not dir, which its maker syncs when it is complete. k must
+	// come from this provider, or from [ParsePEM] where the provider keeps files. A key that is there already is never
+	// replaced: the error is fs.ErrExist. An owner or group that cannot be set is a [*durable.ChownError], and nothing is
+	// left behind.
 	Save(dir string, k Key, p durable.Perm) error
 	// Load gives the key in dir: fs.ErrNotExist if there is none, [*UnusableError] if what is there must not be used,
 	// any other error when it could not be read.
