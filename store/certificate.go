@@ -29,9 +29,6 @@ type Certificate struct {
 	write sync.Mutex // held by what moves the live link, generations or the pending request
 }
 
-// ID is the certificate's id.
-func (c *Certificate) ID() string { return c.id }
-
 // Dir is the absolute path of the certificate's directory, which may not exist yet.
 func (c *Certificate) Dir() string { return c.dir }
 
