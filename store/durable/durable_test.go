@@ -558,3 +558,29 @@ func TestOneHoldsTheLock(t *testing.T) {
 	}
 	third.Release()
 }
+
+// removing is a file system on which somebody removes the first lock file that is opened, just after.
+type removing struct {
+	durable.FS
+	done *bool
+}
+
+func (r removing) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	f, err := r.FS.OpenFile(path, flag, m)
+	if err == nil && flag&os.O_CREATE == 0 && !*r.done {
+		*r.done, err = true, os.Remove(path)
+	}
+	return f, err
+}
+
+func TestALockThatIsTakenIsTheOneThatIsThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l, err := durable.Acquire(removing{durable.OS{}, new(bool)}, path, durable.Mode(0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Release()
+	if _, err := durable.Acquire(durable.OS{}, path, durable.Mode(0o644)); err == nil {
+		t.Error("somebody else has the lock, too")
+	}
+}
