@@ -62,6 +62,11 @@ func prepare() error {
 			signal.Notify(make(chan os.Signal, 1), s) // what is handled is at its default after execve(2)
 		}
 	}
+	// That the program dies with the agent is a setting of the thread: what start gave this process is that of its first
+	// thread, and execve(2) keeps that of the one which calls it (prctl(2), PR_SET_PDEATHSIG). Until then both have it.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("be killed with the agent: %w", err)
+	}
 	syscall.Umask(0o077)
 	if err := closeOnExec(); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -22,10 +23,11 @@ import (
 // programs below. Hooks are given no environment by which to ask for that.
 const (
 	becomeWord = "become"
-	argvWord   = "print-argv"    // as JSON
-	environ    = "print-environ" // as JSON
-	agentWord  = "be-an-agent"   // runs the rest as a hook, until it is killed
-	stormWord  = "be-a-storm"    // sends SIGUSR1 to all of its namespace while it runs hooks
+	threadWord = "become-in-another-thread" // than the process began with
+	argvWord   = "print-argv"               // as JSON
+	environ    = "print-environ"            // as JSON
+	agentWord  = "be-an-agent"              // runs the rest as a hook by means of the word that follows, until it is killed
+	stormWord  = "be-a-storm"               // sends SIGUSR1 to all of its namespace while it runs hooks
 )
 
 func TestMain(m *testing.M) {
@@ -34,6 +36,9 @@ func TestMain(m *testing.M) {
 		case becomeWord:
 			fmt.Fprintln(os.Stderr, hook.Become(os.Args[2:]))
 			os.Exit(127)
+		case threadWord:
+			inAnotherThread(func() { fmt.Fprintln(os.Stderr, hook.Become(os.Args[2:])) })
+			os.Exit(127)
 		case argvWord:
 			json.NewEncoder(os.Stdout).Encode(os.Args)
 			os.Exit(0)
@@ -41,7 +46,8 @@ func TestMain(m *testing.M) {
 			json.NewEncoder(os.Stdout).Encode(os.Environ())
 			os.Exit(0)
 		case agentWord:
-			res := run(context.Background(), time.Hour, os.Args[2:]...)
+			r := hook.Runner{Self: []string{"hook.test", os.Args[2]}}
+			res := r.Run(context.Background(), hook.Hook{Action: hook.Exec, Argv: os.Args[3:], Timeout: time.Hour}, event())
 			fmt.Println(res.Err)
 			os.Exit(1)
 		case stormWord:
@@ -50,6 +56,27 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(m.Run())
+}
+
+// inAnotherThread calls f in a thread that is not the process's first.
+func inAnotherThread(f func()) {
+	done := make(chan struct{})
+	go func() { // ends with f
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		other := make(chan struct{})
+		go func() { // ends with f; this thread is taken
+			defer close(other)
+			runtime.LockOSThread()
+			f()
+		}()
+		<-other
+	}()
+	<-done
 }
 
 func runner() hook.Runner { return hook.Runner{Self: []string{"hook.test", becomeWord}} }
