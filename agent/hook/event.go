@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// searchPath is where a program without a path is looked up, and what programs get as PATH.
+// searchPath is what programs get as PATH.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Event is what a hook is run for: a certificate that is now live. No field is a secret. Paths are absolute; those of

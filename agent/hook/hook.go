@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -28,7 +29,7 @@ const (
 // Hook is one thing to do after a renewal.
 type Hook struct {
 	Action Action
-	Argv   []string // of Exec: program and arguments, never empty; no shell sees them
+	Argv   []string // of Exec: the program's absolute path, then its arguments; no shell sees them
 	Unit   string   // of Reload and Restart: the unit with its suffix
 	// Timeout is after how long the hook is given up; more than 0. A program is then ended, which takes up to [Grace]
 	// more. A job of systemd goes on.
@@ -85,6 +86,8 @@ type Runner struct {
 	// Self are the words with which this very program is started to become that of a hook: its name, and what makes its
 	// main function call [Become] with the words that follow. Needed for Exec.
 	Self []string
+	// As is whom programs run as, for an agent that is root and works for somebody else; nil is the agent itself.
+	As *syscall.Credential
 }
 
 // Run runs one hook to its end and says what came of it. When ctx ends, a program is ended as at its timeout, so that

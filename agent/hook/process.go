@@ -27,13 +27,13 @@ type process struct {
 	status chan error    // what Wait said; gets one value
 }
 
-// start starts cmd in a process group of its own, with SIGUSR1 blocked.
+// start starts cmd in a process group of its own, with SIGUSR1 blocked; as somebody else where as is not nil.
 //
-// The program is killed if the agent dies (PR_SET_PDEATHSIG), lest it run beside that of the agent's successor.
+// The program is killed if the agent dies (PR_SET_PDEATHSIG, see Become), lest it run beside that of the agent's successor.
 // Children of the program are not: with systemd they end with the unit's control group.
-func start(cmd *exec.Cmd) (*process, error) {
+func start(as *syscall.Credential, cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, exited: make(chan struct{}), free: make(chan struct{}), status: make(chan error, 1)}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go p.keep(started)
 	if err := <-started; err != nil {

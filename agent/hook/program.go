@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,10 +24,7 @@ func (r Runner) program(ctx context.Context, h Hook, e Event) (string, *Error) {
 	if len(r.Self) == 0 {
 		return "", &Error{Class: ErrFailed, Err: errors.New("not told how to start programs")} // else this program would run itself
 	}
-	path, missing := lookUp(h.Argv[0])
-	if missing != nil {
-		return "", missing
-	}
+	path := h.Argv[0]
 	out, stdout, err := newOutput()
 	if err != nil {
 		return "", &Error{Class: ErrFailed, Err: err}
@@ -40,7 +36,7 @@ func (r Runner) program(ctx context.Context, h Hook, e Event) (string, *Error) {
 		return "", &Error{Class: ErrFailed, Err: err}
 	}
 	defer complaints.Close()
-	p, err := start(&exec.Cmd{
+	p, err := start(r.As, &exec.Cmd{
 		Path: "/proc/self/exe", // also after an upgrade has replaced the file
 		Args: slices.Concat(r.Self, []string{path}, h.Argv),
 		Env:  e.environment(), Dir: "/",
@@ -80,25 +76,6 @@ func (r Runner) program(ctx context.Context, h Hook, e Event) (string, *Error) {
 		return text, &Error{Class: ErrFailed, Err: err, Hint: "its output says why, if it writes any"}
 	}
 	return text, nil
-}
-
-// lookUp finds a program.
-func lookUp(name string) (string, *Error) {
-	if filepath.IsAbs(name) {
-		return name, nil
-	}
-	if name != "" && !strings.Contains(name, "/") {
-		for _, dir := range filepath.SplitList(searchPath) {
-			path := filepath.Join(dir, name)
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-				return path, nil
-			}
-		}
-	}
-	return "", &Error{
-		Class: ErrNotFound, Err: fmt.Errorf("%q is neither an absolute path nor in %s", name, searchPath),
-		Hint: "write the whole path of the program",
-	}
 }
 
 // notBegun classes what a process complained of that did not become the program.

@@ -137,7 +137,7 @@ func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) 
 	a, err := agent.New(agent.Options{
 		Config: cfg, ConfigError: configErr, Load: p.load, Store: s, Log: log,
 		Version: version, Built: built(), Host: h, Notify: notify, Watchdog: watchdog,
-		Hooks: hook.Runner{Self: []string{os.Args[0], hookExec}},
+		Hooks: hook.Runner{Self: []string{os.Args[0], hookExec}, As: hooksAs(s.Owner())},
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, s.Close())
