@@ -3,6 +3,8 @@ package config
 import (
 	"crypto/sha256"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -103,6 +105,44 @@ func TestExamplesLoad(t *testing.T) {
 	for _, file := range glob(t, "../../examples/*.toml") {
 		if _, err := Load(file, Defaults{}); err != nil {
 			t.Errorf("%v", err)
+		}
+	}
+}
+
+// The examples for consumers are parts, to be put beside any other configuration.
+func TestExamplesForConsumersLoad(t *testing.T) {
+	for _, part := range glob(t, "../../examples/*/certagent.toml") {
+		for _, whole := range glob(t, "../../examples/*.toml") {
+			file := filepath.Join(t.TempDir(), "config.toml")
+			beside := filepath.Join(filepath.Dir(file), "config.d")
+			copyTo := func(from, to string) {
+				if err := os.WriteFile(to, read(t, from), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			load := func() (units, programs int) {
+				c, err := Load(file, Defaults{})
+				if err != nil {
+					t.Fatalf("%s beside %s: %v", part, whole, err)
+				}
+				for _, cert := range c.Certificates {
+					units += len(cert.OnRenew.Reload)
+					programs += len(cert.OnRenew.Exec)
+				}
+				return units, programs
+			}
+			if err := os.Mkdir(beside, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			copyTo(whole, file)
+			copyTo(part, filepath.Join(beside, "part.toml"))
+			if units, programs := load(); units != 1 || programs != 0 {
+				t.Errorf("%s: %d units, %d programs", part, units, programs)
+			}
+			copyTo(filepath.Join(filepath.Dir(part), "without-systemd.toml"), filepath.Join(beside, "part2.toml"))
+			if units, programs := load(); units != 0 || programs != 1 {
+				t.Errorf("%s without systemd: %d units, %d programs", part, units, programs)
+			}
 		}
 	}
 }

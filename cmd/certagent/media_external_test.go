@@ -19,22 +19,32 @@ import (
 	"certagent/store/storetest"
 )
 
-// mountsVariable is set in the process in which inOwnMounts runs a test.
-const mountsVariable = "CERTAGENT_TEST_MOUNTS"
+// insideVariable is set in the process in which inNamespaces runs a test.
+const insideVariable = "CERTAGENT_TEST_INSIDE"
 
 // inOwnMounts runs a test in a process with a mount namespace of its own, which takes all that was mounted along when it
 // ends, however it ends.
 func inOwnMounts(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
-	if os.Getenv(mountsVariable) == t.Name() {
+	inNamespaces(t, 0, syscall.CLONE_NEWNS, test)
+}
+
+// inNamespaces runs a test in a process with namespaces of its own (namespaces(7)): clone are those that only a new process
+// can have, unshare the others.
+func inNamespaces(t *testing.T, clone, unshare uintptr, test func(t *testing.T)) {
+	t.Helper()
+	if os.Getenv(insideVariable) == t.Name() {
 		test(t)
 		return
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), mountsVariable+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: clone, Unshareflags: unshare, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
+	if err == nil && !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		err = errors.New("the test did not run")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

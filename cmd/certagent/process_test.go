@@ -31,6 +31,7 @@ const patience = 30 * time.Second
 type gateway struct {
 	t   *testing.T
 	dir string
+	as  *syscall.Credential // whom its commands run as; nil is the test's own user
 	cmd *exec.Cmd
 	log *logBuffer
 	end chan error
@@ -69,6 +70,10 @@ func (g *gateway) configure(text string) {
 func (g *gateway) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("certagent", append(args, "--config", g.path("config.toml"))...)
 	cmd.Env = append(os.Environ(), "STATE_DIRECTORY=", "RUNTIME_DIRECTORY=", "NOTIFY_SOCKET=", "HTTPS_PROXY=", "https_proxy=")
+	if g.as != nil {
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: g.as}
+	}
 	return cmd
 }
 
