@@ -1,6 +1,7 @@
 package export
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,9 +22,10 @@ type file struct {
 	stale   bool   // something else is there, which a consumer may be using
 	drift   string // what is not as it should be
 	proven  bool   // right, and known to be durable
-	mark    Mark
+	mark    Mark   // of what is right
 	tmp     string // the new file under its temporary name
-	written bool   // the new file is in place
+	made    fs.FileInfo
+	written bool // the new file is in place
 	err     error
 }
 
@@ -69,6 +71,9 @@ func (w Writer) look(s Set, marks map[string]Mark) []*file {
 		if f.err != nil {
 			info, err := f.fs.Lstat(f.path)
 			f.stale = err == nil && info.Mode().IsRegular()
+		}
+		if j := slices.IndexFunc(files[:i], func(g *file) bool { return g.path == f.path }); j >= 0 && f.err == nil {
+			f.err = refuseTwice(f, files[j])
 		}
 		files[i] = f
 	}
@@ -121,6 +126,10 @@ func stage(files []*file) {
 			continue
 		}
 		f.tmp = tmp
+		var err error
+		if f.made, err = f.fs.Lstat(tmp); err != nil {
+			f.drop(f.explain(err))
+		}
 	}
 }
 
@@ -213,17 +222,20 @@ func (ds directories) close() {
 	}
 }
 
-// prove takes the marks of what is right and durable.
+// prove takes the marks of what was written, unless somebody has changed it since.
 func prove(files []*file) {
 	for _, f := range files {
-		if !f.proven || f.err != nil || f.mark != "" {
+		if !f.written || f.err != nil {
 			continue
 		}
 		info, err := f.fs.Lstat(f.path)
-		if err != nil {
+		switch {
+		case err != nil:
 			f.err = f.explain(err)
-			continue
+		case !os.SameFile(f.made, info) || !f.made.ModTime().Equal(info.ModTime()) || permDrift(f.perm, info) != "":
+			f.err = fmt.Errorf("write %s: somebody changed it while it was written", f.out.Path)
+		default:
+			f.mark = markOf(f.data, info)
 		}
-		f.mark = markOf(f.data, info)
 	}
 }

@@ -64,8 +64,8 @@ func (f *file) compare(known Mark) error {
 	if f.drift == "" {
 		f.drift = permDrift(f.perm, info)
 	}
-	if fits && f.drift == "" {
-		f.proven, f.mark = true, known
+	if f.drift == "" { // info is older than what was read: a change since then makes the mark worthless
+		f.proven, f.mark = fits, markOf(f.data, info)
 	}
 	return nil
 }

@@ -24,15 +24,16 @@ type Output struct {
 	// Owner and Group are names, or numbers; empty is the agent's own.
 	Owner, Group string
 	Mode         fs.FileMode // exact; zero is an error
-	// Password gives the password of a pkcs12 output; nil means an empty one. It is asked at every look, so that a
-	// password that changed is noticed. Its error becomes the output's; it must not tell the password.
+	// Password gives the password of a pkcs12 output; nil means an empty one, and then only: an empty answer is refused,
+	// being that of a file which is just written. It is asked at every look, so that a password that changed is noticed.
+	// Its error becomes the output's; it must not tell the password.
 	Password func() (string, error)
 }
 
 // Set is all outputs of one certificate.
 type Set struct {
 	Pair    Pair
-	Outputs []Output // no two with one path
+	Outputs []Output // no two with one path; of two that links lead to one file the second is refused
 }
 
 // Result says how it stands with one output.

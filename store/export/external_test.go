@@ -208,3 +208,18 @@ func TestRealDisks(t *testing.T) {
 	must(t, syscall.Mount("", disk, "", syscall.MS_REMOUNT, ""))
 	settled(t, writer(nil).Apply(set, marks(first)))
 }
+
+// A file that is mounted by itself, as into a container, cannot be replaced by renaming.
+func TestAMountedFile(t *testing.T) {
+	dir := t.TempDir()
+	_, pair := issuing(t)
+	set := export.Set{Pair: pair, Outputs: outputs(dir, export.Combined)}
+	path := set.Outputs[0].Path
+	must(t, os.WriteFile(path, nil, 0o600), os.WriteFile(dir+"/outside", []byte("old"), 0o600))
+	must(t, syscall.Mount(dir+"/outside", path, "", syscall.MS_BIND, ""))
+	t.Cleanup(func() { must(t, syscall.Unmount(path, syscall.MNT_DETACH)) })
+	refused(t, writer(nil).Apply(set, nil)[0].Err, "is mounted on it", "mount the directory "+dir)
+	if contents(t, dir)["outside"] != "old" || len(temps(t, dir)) > 0 {
+		t.Error("it was written, or something was left")
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"software.sslmate.com/src/go-pkcs12"
 
@@ -25,6 +27,12 @@ func renderPKCS12(p Pair, o Output) ([]byte, error) {
 		var err error
 		if password, err = o.Password(); err != nil {
 			return nil, refusePassword(o, err)
+		}
+		switch {
+		case password == "":
+			return nil, refusePassword(o, errNoPassword)
+		case !utf8.ValidString(password) || strings.HasPrefix(password, "\ufeff"):
+			return nil, refusePassword(o, errEncoding)
 		}
 	}
 	der, err := keys.PKCS8(p.Key)

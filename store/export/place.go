@@ -31,6 +31,9 @@ func (w Writer) place(f *file) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return refuseMissing(f, filepath.Dir(path))
 	}
+	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
+		return refuseEntry(f, filepath.Dir(at.Path), err)
+	}
 	if err != nil {
 		return f.explain(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/user"
 	"strings"
 	"syscall"
@@ -60,6 +61,11 @@ func (f *file) explain(err error) error {
 		return refuse(e.Error(), "remove it, or choose another path: certagent replaces nothing but files")
 	}
 	switch {
+	case errors.Is(err, syscall.EBUSY):
+		return refuse("something is mounted on it, so that it cannot be replaced in one step",
+			"mount the directory "+dir+" instead of the file, as with containers")
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return refuse("its name is too long", "choose a shorter one")
 	case errors.Is(err, syscall.EROFS):
 		return refuse("the agent sees "+dir+" as read-only",
 			dropIn("ReadWritePaths="+dir)+"; or mount the disk for writing again")
@@ -68,6 +74,9 @@ func (f *file) explain(err error) error {
 			fmt.Sprintf("chown %s %s, or give its group the right to write there", f.by.name(), dir))
 	case errors.Is(err, fs.ErrNotExist):
 		return refuseMissing(f, dir)
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		err = fmt.Errorf("rename into place: %w", e.Err) // without a temporary name
 	}
 	return fmt.Errorf("write %s: %w", f.out.Path, err)
 }
@@ -79,6 +88,12 @@ func refuseMissing(f *file, dir string) error {
 	return &RefusedError{Path: f.out.Path, Why: "the directory " + dir + " does not exist",
 		Hint: fmt.Sprintf("install -d -o %s %s, and %s", f.by.name(), dir, dropIn("ReadWritePaths="+dir)),
 		Err:  fs.ErrNotExist}
+}
+
+// refuseEntry is about a directory on the way to an output.
+func refuseEntry(f *file, dir string, err error) error {
+	return &RefusedError{Path: f.out.Path, Why: "the agent may not enter " + dir,
+		Hint: fmt.Sprintf("chmod o+x %s, or choose a path that does not go through it", dir), Err: err}
 }
 
 // refuseAccount is about a user or group that is not there; other errors of the look-up may pass.
@@ -108,9 +123,23 @@ func refuseMaterial(o Output, err error) error {
 	return &RefusedError{Path: o.Path, Why: err.Error(), Hint: hint, Err: err}
 }
 
+var (
+	errNoPassword = errors.New("the file's first line is empty")
+	errEncoding   = errors.New("it is not in UTF-8, or begins with a byte order mark, and nobody could type it")
+)
+
 func refusePassword(o Output, err error) error {
-	return &RefusedError{Path: o.Path, Why: "its password cannot be had: " + err.Error(),
-		Hint: "make password_file readable for the agent and for nobody else", Err: err}
+	hint := "make password_file readable for the agent and for nobody else"
+	if err == errNoPassword || err == errEncoding {
+		hint = "write the password into the first line of password_file, in UTF-8"
+	}
+	return &RefusedError{Path: o.Path, Why: "its password cannot be had: " + err.Error(), Hint: hint, Err: err}
+}
+
+// refuseTwice is about an output that would go where another one of the same certificate goes.
+func refuseTwice(f, other *file) error {
+	return &RefusedError{Path: f.out.Path, Why: "it is the same file as the output " + other.out.Path,
+		Hint: "give each output a file of its own: links lead both to " + f.path}
 }
 
 // heldError is for one of several files that serve together only.

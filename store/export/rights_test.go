@@ -57,3 +57,14 @@ func TestWithoutRights(t *testing.T) {
 		t.Errorf("%d files beside the good one", len(names)-1)
 	}
 }
+
+// A directory that the agent may not go through is named, not the one below it, of which nothing can be known.
+func TestAWayThatIsClosed(t *testing.T) {
+	closed := openDir(t)
+	must(t, os.Mkdir(closed+"/own", 0o755), os.Chmod(closed, 0o600))
+	defer os.Chmod(closed, 0o700)
+	applied, _, _ := writeAs(t, asNobody(), export.Output{Format: export.Cert, Path: closed + "/own/out", Mode: 0o644})
+	if r := applied[0]; !strings.Contains(r.Error, "may not enter "+closed+" ") || !strings.Contains(r.Hint, "chmod o+x "+closed+",") {
+		t.Errorf("%+v", r)
+	}
+}
