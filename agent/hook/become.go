@@ -31,19 +31,19 @@ func blockUser1() error {
 const complaintFD = 3
 
 // Become turns this process into the program of a hook and returns only if it cannot. [Runner.Run] starts this program
-// with words that must make main call Become first of all, with the words that follow: the program's path, then its
-// argv. SIGUSR1 is then ignored, all other signals are at their defaults, none is blocked; no descriptor but 0, 1 and 2
+// with words that must make main call Become first of all, with the words that follow: the program's path, which
+// is its argv[0] too, and its arguments. SIGUSR1 is then ignored, all other signals are at their defaults, none is blocked; no descriptor but 0, 1 and 2
 // is open; the umask is 077, so that what a hook makes out of a private key is private. Signals 32 and 33 stay as they
 // are: they belong to the C library (nptl(7)), which sets them when it needs them, and package signal leaves them alone.
 func Become(words []string) error {
-	if len(words) < 2 {
+	if len(words) == 0 {
 		return errors.New("become a hook: nothing to run")
 	}
 	runtime.LockOSThread()  // the signal mask is the thread's
 	var errno syscall.Errno // of execve(2): it has the class
 	err := prepare()
 	if err == nil {
-		err = syscall.Exec(words[0], words[1:], os.Environ())
+		err = syscall.Exec(words[0], words, os.Environ())
 		errno, _ = errors.AsType[syscall.Errno](err)
 	}
 	_, told := fmt.Fprintf(os.NewFile(complaintFD, "complaint"), "%d %v", int(errno), err)

@@ -22,8 +22,8 @@ type Action string
 // The actions.
 const (
 	Exec    Action = "exec"    // run a program
-	Reload  Action = "reload"  // have a systemd unit read its files again, if it runs
-	Restart Action = "restart" // have a systemd unit start anew, if it runs
+	Reload  Action = "reload"  // have a systemd unit read its files again, if it runs; start it if it has failed
+	Restart Action = "restart" // have a systemd unit start anew, if it runs or has failed
 )
 
 // Hook is one thing to do after a renewal.

@@ -25,6 +25,12 @@ func (r Runner) program(ctx context.Context, h Hook, e Event) (string, *Error) {
 		return "", &Error{Class: ErrFailed, Err: errors.New("not told how to start programs")} // else this program would run itself
 	}
 	path := h.Argv[0]
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o002 != 0 {
+		return "", &Error{
+			Class: ErrNotExecutable, Err: errors.New("everybody may write it, and so would choose what runs with the agent's rights"),
+			Hint: "chmod o-w " + path,
+		}
+	}
 	out, stdout, err := newOutput()
 	if err != nil {
 		return "", &Error{Class: ErrFailed, Err: err}
@@ -38,7 +44,7 @@ func (r Runner) program(ctx context.Context, h Hook, e Event) (string, *Error) {
 	defer complaints.Close()
 	p, err := start(r.As, &exec.Cmd{
 		Path: "/proc/self/exe", // also after an upgrade has replaced the file
-		Args: slices.Concat(r.Self, []string{path}, h.Argv),
+		Args: slices.Concat(r.Self, h.Argv),
 		Env:  e.environment(), Dir: "/",
 		Stdout: stdout, Stderr: stdout, ExtraFiles: []*os.File{complaint},
 	})

@@ -115,6 +115,7 @@ func TestHowAProgramEnds(t *testing.T) {
 		os.WriteFile(dir+"/text", []byte("echo hello\n"), 0o755),
 		os.WriteFile(dir+"/dos", []byte("#!/bin/sh\r\necho hello\r\n"), 0o755),
 		os.Symlink("loop", dir+"/loop"),
+		os.WriteFile(dir+"/open", []byte("#!/bin/sh\n"), 0o755), os.Chmod(dir+"/open", 0o777), os.Symlink("open", dir+"/link-to-open"),
 	)
 	busy, err := os.OpenFile(script(t, "busy", "exit 0"), os.O_WRONLY, 0)
 	must(t, err)
@@ -132,6 +133,7 @@ func TestHowAProgramEnds(t *testing.T) {
 		{"signal", []string{"/bin/sh", "-c", "kill -KILL $$"}, hook.ErrFailed, "signal: killed", "output"},
 		{"missing", []string{dir + "/missing"}, hook.ErrNotFound, dir + "/missing", "install"},
 		{"nobody looks it up", []string{"true"}, hook.ErrNotFound, "no such file", "correct its path"},
+		{"open to everybody", []string{dir + "/link-to-open"}, hook.ErrNotExecutable, "everybody may write it", "chmod o-w"},
 		{"no interpreter", []string{dir + "/dos"}, hook.ErrNotFound, "interpreter", "carriage return"},
 		{"not executable", []string{dir + "/plain"}, hook.ErrNotExecutable, "permission denied", "chmod"},
 		{"directory", []string{dir}, hook.ErrNotExecutable, "permission denied", "directory"},
