@@ -5,6 +5,7 @@ package hook_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -60,6 +61,7 @@ func startBus(t *testing.T, policy string) {
 type fakeUnit struct {
 	state   string      // ActiveState
 	missing bool        // LoadState is not-found
+	file    string      // UnitFileState; "" is enabled
 	fixed   bool        // cannot be reloaded
 	result  string      // of its jobs; "" is what the real one says, "never" is none
 	refusal *dbus.Error // instead of a job
@@ -83,7 +85,7 @@ func startSystemd(t *testing.T, units map[string]fakeUnit) *fakeSystemd {
 	t.Cleanup(func() { conn.Close() })
 	s := &fakeSystemd{conn: conn, units: units}
 	must(t,
-		conn.ExportMethodTable(map[string]any{"ReloadUnit": s.reload, "TryRestartUnit": s.tryRestart}, managerPath, manager),
+		conn.ExportMethodTable(map[string]any{"ReloadUnit": s.reload, "TryRestartUnit": s.tryRestart, "StartUnit": s.start}, managerPath, manager),
 		conn.ExportSubtreeMethodTable(map[string]any{"Get": s.get}, managerPath+"/unit", "org.freedesktop.DBus.Properties"),
 	)
 	reply, err := conn.RequestName("org.freedesktop.systemd1", dbus.NameFlagDoNotQueue)
@@ -103,8 +105,12 @@ func (s *fakeSystemd) get(m dbus.Message, iface, property string) (dbus.Variant,
 		switch {
 		case property == "ActiveState":
 			return dbus.MakeVariant(u.state), nil
+		case property == "UnitFileState":
+			return dbus.MakeVariant(cmp.Or(u.file, "enabled")), nil
 		case property == "LoadState" && u.missing:
 			return dbus.MakeVariant("not-found"), nil
+		case property == "LoadState" && u.file == "masked":
+			return dbus.MakeVariant("masked"), nil
 		case property == "LoadState":
 			return dbus.MakeVariant("loaded"), nil
 		}
@@ -139,6 +145,10 @@ func (s *fakeSystemd) reload(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 
 func (s *fakeSystemd) tryRestart(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	return s.job("try-restart", name, mode, s.units[name], "done")
+}
+
+func (s *fakeSystemd) start(name, mode string) (dbus.ObjectPath, *dbus.Error) {
+	return s.job("start", name, mode, s.units[name], "done")
 }
 
 // job begins a job and lets it end at once. asleep is the result for a unit that does not run.

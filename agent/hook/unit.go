@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,9 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// unit has systemd reload or restart a unit that runs, and waits until that is done. It says why where there was
-// nothing to do.
+// unit has systemd reload or restart a unit that runs, and start one that has failed: perhaps for want of the very
+// certificate, as at a device's first boot, and then nobody else would. It waits until that is done, and says why where
+// there was nothing to do. What a person has stopped, disabled or masked stays as it is.
 //
 // The job does not replace one that somebody has queued (mode "fail" of org.freedesktop.systemd1(5)): a unit that is
 // about to be stopped is not kept from it.
@@ -29,19 +31,27 @@ func unit(ctx context.Context, h Hook) (skipped string, failure *Error) {
 	if err != nil {
 		return "", refused(ctx, h, err)
 	}
+	do := bus.TryRestartUnitContext // not RestartUnit, which would start what was stopped meanwhile
+	if h.Action == Reload {
+		do = bus.ReloadUnitContext
+	}
 	if slices.Contains([]string{"inactive", "failed", "deactivating"}, active) {
 		loaded, err := property(ctx, bus, h.Unit, "LoadState")
+		if err != nil {
+			return "", refused(ctx, h, err)
+		}
+		enabled, err := property(ctx, bus, h.Unit, "UnitFileState")
 		switch {
 		case err != nil:
 			return "", refused(ctx, h, err)
 		case loaded == "not-found":
 			return "", noUnit(errors.New("systemd knows no such unit"))
+		case active != "failed":
+			return h.Unit + " is " + active, nil
+		case loaded == "masked" || enabled == "disabled":
+			return h.Unit + " is failed and " + cmp.Or(enabled, loaded), nil
 		}
-		return h.Unit + " is " + active, nil
-	}
-	do := bus.TryRestartUnitContext // not RestartUnit, which would start what was stopped meanwhile
-	if h.Action == Reload {
-		do = bus.ReloadUnitContext
+		do = bus.StartUnitContext
 	}
 	result := make(chan string, 1)
 	if _, err := do(ctx, h.Unit, "fail", result); err != nil {

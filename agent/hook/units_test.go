@@ -41,7 +41,20 @@ func TestUnits(t *testing.T) {
 		},
 		{name: "reload of a stopped unit", unit: fakeUnit{state: "inactive"}, do: reload("a.service"), skipped: "a.service is inactive"},
 		{name: "restart of a stopped unit", unit: fakeUnit{state: "inactive"}, do: restart("a.service"), skipped: "a.service is inactive"},
-		{name: "restart of a failed unit", unit: fakeUnit{state: "failed"}, do: restart("a.service"), skipped: "a.service is failed"},
+		{name: "restart of a failed unit starts it", unit: fakeUnit{state: "failed"}, do: restart("a.service"), call: "start a.service fail"},
+		{name: "and so does a reload", unit: fakeUnit{state: "failed"}, do: reload("a.service"), call: "start a.service fail"},
+		{
+			name: "failed again", unit: fakeUnit{state: "failed", result: "failed"}, do: reload("a.service"), call: "start a.service fail",
+			class: hook.ErrFailed, text: `"failed"`, hint: "journalctl -u a.service",
+		},
+		{
+			name: "failed and switched off", unit: fakeUnit{state: "failed", file: "disabled"}, do: restart("a.service"),
+			skipped: "a.service is failed and disabled",
+		},
+		{
+			name: "failed and masked", unit: fakeUnit{state: "failed", file: "masked"}, do: restart("a.service"),
+			skipped: "a.service is failed and masked",
+		},
 		{name: "reload while it stops", unit: fakeUnit{state: "deactivating"}, do: reload("a.service"), skipped: "a.service is deactivating"},
 		{
 			name: "stopped after the look", unit: fakeUnit{state: "active", result: "invalid"},
