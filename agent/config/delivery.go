@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -52,7 +53,9 @@ func (p part) onRenew() OnRenew {
 		Exec:    h.commands("exec"),
 		Reload:  h.units("reload"),
 		Restart: h.units("restart"),
-		Timeout: h.duration("timeout", time.Minute, time.Second, time.Hour),
+		// Longer than the 90 s that systemd gives a unit to stop, and again to start: a restart that was given up is
+		// asked again, and would end the start that is under way.
+		Timeout: h.duration("timeout", 5*time.Minute, time.Second, time.Hour),
 	}
 }
 
@@ -98,6 +101,10 @@ func (p part) units(name string) (units []string) {
 		if !unitSuffix.MatchString(unit) {
 			unit += ".service"
 		}
+		if strings.Contains(unit, "@.") {
+			p.failAt(n, name, "is a template", `name an instance: "openvpn@office.service" or the like`)
+			continue
+		}
 		if unit == "certagent.service" {
 			p.failAt(n, name, "is certagent's own unit: it would stop itself while it delivers, for ever",
 				"name the units of those who use the certificate")
@@ -108,7 +115,8 @@ func (p part) units(name string) (units []string) {
 	return units
 }
 
-// checkOutputs reports two outputs in one place, and outputs among the files of the store.
+// checkOutputs reports two outputs in one place, and outputs among the files of the store or in the place of what the
+// agent reads: one that replaces a bootstrap key takes the device's way back.
 func (c *Config) checkOutputs(tables map[string]part) {
 	taken := map[string]Place{}
 	for _, cert := range c.Certificates {
@@ -121,6 +129,12 @@ func (c *Config) checkOutputs(tables map[string]part) {
 				row.fail("path", "is written by another output at "+at.String(), "give each output a file of its own")
 			}
 			taken[path] = row.place("path")
+			if i := slices.IndexFunc(c.files, func(f namedFile) bool { return filepath.Clean(f.path) == path }); i >= 0 {
+				row.fail("path", "is a file that the agent reads, by "+c.files[i].key+" at "+c.files[i].at.String(),
+					"give the output a file of its own")
+			} else if slices.Contains(c.Files, path) {
+				row.fail("path", "is a file of the configuration", "give the output a file of its own")
+			}
 			if rel, err := filepath.Rel(c.StateDir, path); err == nil && filepath.IsLocal(rel) {
 				row.fail("path", "lies in the state directory", "choose a place outside "+c.StateDir)
 			}

@@ -193,11 +193,11 @@ func (c *Config) read(root part, d Defaults) {
 	var tables map[string]part
 	c.Certificates, tables = c.certificates(root, c.est)
 	c.estIdentities(root, c.est, tables)
-	c.checkOutputs(tables)
 	c.checkURLs()
 	c.problems(root, tables)
 	c.files = c.namedFiles(root, tables)
 	slices.SortStableFunc(c.files, func(a, b namedFile) int { return comparePlaces(c.Files, a.at, b.at) })
+	c.checkOutputs(tables)
 	if len(tables) == 0 && len(root.r.errs) == 0 {
 		root.r.errs = append(root.r.errs, Error{Place: root.n.key, Text: "no certificate is configured",
 			Hint: "add [provisioning.attestation.identity_cert], [edge_ca] or [cert_issuance.certs.<id>]"})
