@@ -12,7 +12,7 @@
 //	certs/<id>/delivery.json          0644; no secrets; how far the consumers are served
 //	trust/<server>.pem                0644; CA certificates fetched from that server over a trusted session
 //	trust/<server>.json               0644; when, which of them are TLS anchors, and what else was learned of it
-//	clock.json (0644), last-good.toml (0600), lock (0644)
+//	clock.json (0644), last-good.toml (0600), lock (0600)
 //	displaced-*                       anywhere: what stood in the place of one of these files, or of the live link, and was
 //	                                  something else; kept for a person to look at
 //	.certagent-*.tmp                  anywhere: what a crash left unfinished; swept by Open
@@ -227,8 +227,9 @@ func (s *Store) Safe() error {
 
 func (s *Store) lockFile() string { return filepath.Join(s.dir, "lock") }
 
+// acquire takes the lock. Its file is nobody else's to open, as whoever may read a file may lock it.
 func (s *Store) acquire() (*durable.Lock, error) {
-	lock, err := durable.Acquire(s.fs, s.lockFile(), s.perm(0o644))
+	lock, err := durable.Acquire(s.fs, s.lockFile(), s.perm(0o600))
 	if e, ok := errors.AsType[*durable.LockedError](err); ok {
 		return nil, fmt.Errorf("%w: %w", ErrLocked, e)
 	}

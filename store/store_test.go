@@ -50,7 +50,7 @@ func TestLayoutAndModesWhateverTheUmask(t *testing.T) {
 				"-rw-r--r-- certs/device-id/retry.json",
 				"-rw-r--r-- clock.json",
 				"-rw------- last-good.toml",
-				"-rw-r--r-- lock",
+				"-rw------- lock",
 				"drwxr-xr-x trust",
 				"-rw-r--r-- trust/est.example_8085.json",
 				"-rw-r--r-- trust/est.example_8085.pem",

@@ -14,6 +14,7 @@ import (
 
 	"certagent/agent/status"
 	"certagent/est/esttest"
+	"certagent/store"
 )
 
 // TestReadme follows README.md word for word, but for the server's port: a person pastes its configuration into a shell and
@@ -80,18 +81,31 @@ func TestStatusForEverybody(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := outsider("status", "--config", g.path("config.toml"))
-	cmd.Env = []string{"STATE_DIRECTORY=" + g.path("state")}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil || stderr.Len() > 0 {
-		t.Fatalf("certagent status: %v\n%s%s", err, out, &stderr)
+	look := func() string {
+		t.Helper()
+		cmd := outsider("status", "--config", g.path("config.toml"))
+		cmd.Env = []string{"STATE_DIRECTORY=" + g.path("state")}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil || stderr.Len() > 0 {
+			t.Fatalf("certagent status: %v\n%s%s", err, out, &stderr)
+		}
+		return string(out)
 	}
+	out := look()
 	for _, says := range []string{"device-id  valid ", "if an agent runs: renewal is due", "the configuration could not be read", "no agent is running"} {
-		if !strings.Contains(string(out), says) {
+		if !strings.Contains(out, says) {
 			t.Errorf("status does not say %q:\n%s", says, out)
 		}
+	}
+	agent, err := store.Open(g.path("state"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	if out := look(); strings.Contains(out, "no agent is running") {
+		t.Errorf("while an agent runs, status says:\n%s", out)
 	}
 }
 

@@ -559,6 +559,22 @@ func TestOneHoldsTheLock(t *testing.T) {
 	third.Release()
 }
 
+// TestALockIsNotLeftOpenToOthers: whoever may open the file may lock it, and keep everybody else from doing so.
+func TestALockIsNotLeftOpenToOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, err := durable.Acquire(durable.OS{}, path, durable.Mode(0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Release()
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
 // removing is a file system on which somebody removes the first lock file that is opened, just after.
 type removing struct {
 	durable.FS

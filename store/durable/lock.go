@@ -36,7 +36,8 @@ func (e *LockedError) Error() string {
 }
 
 // Acquire takes the lock on path, making the file with p where there is none, and writes the process id into it for
-// people to see. It does not wait for a holder: a lock that is held is a [*LockedError]. What is no regular file is a
+// people to see. Whoever may open the file may lock it: p is best the owner's alone, and a file found with another mode gets
+// that of p. It does not wait for a holder: a lock that is held is a [*LockedError]. What is no regular file is a
 // [*KindError]. A file with several names (link(2)) is refused, as it may be somebody's.
 func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 	for {
@@ -61,6 +62,9 @@ func Acquire(fsys FS, path string, p Perm) (*Lock, error) {
 		if err != nil {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, cause(err))
+		}
+		if info.Mode().Perm() != p.Mode {
+			_ = f.Chmod(p.Mode) // a read-only disk, or somebody else's file: the lock holds as it is
 		}
 		l := &Lock{fsys: fsys, path: path, file: f}
 		if err := l.take(); err != nil {

@@ -158,8 +158,7 @@ func Wrong(state string) []string {
 	return wrong
 }
 
-// wrongMode compares a mode with the layout's. A process that died over a file under a temporary name, or over the lock,
-// leaves it private.
+// wrongMode compares a mode with the layout's. A process that died over a file under a temporary name leaves it private.
 func wrongMode(rel string, info fs.FileInfo) string {
 	want := fs.FileMode(0o644)
 	switch name := filepath.Base(rel); {
@@ -167,12 +166,12 @@ func wrongMode(rel string, info fs.FileInfo) string {
 		return ""
 	case name == "pending":
 		want = 0o700 | fs.ModeDir
-	case name == "key.pem", name == "request.json", name == "last-good.toml":
+	case name == "key.pem", name == "request.json", name == "last-good.toml", rel == "lock": // a lock that others may open, they may take
 		want = 0o600
 	case info.IsDir():
 		want = 0o755 | fs.ModeDir
 	}
-	private := info.Mode()&0o077 == 0 && (temporary(rel) || rel == "lock")
+	private := info.Mode()&0o077 == 0 && temporary(rel)
 	if info.Mode() == want || private {
 		return ""
 	}
