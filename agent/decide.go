@@ -85,39 +85,21 @@ func decide(q question) decision {
 		}
 	}
 	retry := q.retry
-	if d.reason != reasonExpired || !q.untriedSinceExpiry() {
-		later(q.policy.Sane(q.leaf, retry.NextTry, q.now), "trying again")
-	}
-	later(obeyed(retry.RetryAfter, q.now, false), "the server asked to wait (Retry-After)")
-	later(obeyed(retry.PendingUntil, q.now, true), "waiting for approval at the server")
+	later(q.policy.NextTry(q.leaf, triesOf(retry), q.now), "trying again")
+	later(renew.Obeyed(retry.RetryAfter, q.now, false), "the server asked to wait (Retry-After)")
+	later(renew.Obeyed(retry.PendingUntil, q.now, true), "waiting for approval at the server")
 	if d.reason == reasonDrift || d.reason == reasonKeyDrift {
 		why := "the configuration changed; this certificate's turn comes then"
 		if retry.Drift.Failures > 0 {
 			why = "the changed request was refused; trying again"
 		}
-		later(obeyed(retry.Drift.NextTry, q.now, true), why) // it may hold a Retry-After, too
+		later(renew.Obeyed(retry.Drift.NextTry, q.now, true), why) // it may hold a Retry-After, too
 	}
 	if d.at.IsZero() {
 		d.at = q.now
 	}
 	d.attempt = !d.at.After(q.now)
 	return d
-}
-
-// obeyed is until when the server asked to wait, or zero when that is over, or further ahead than is ever obeyed: such a
-// time was written while the clock was wrong.
-func obeyed(until, now time.Time, pending bool) time.Time {
-	if _, beyond := renew.CapRetryAfter(until.Sub(now), pending); beyond || !until.After(now) {
-		return time.Time{}
-	}
-	return until
-}
-
-// untriedSinceExpiry tells that all tries so far were made by other means than those that an expired certificate needs: the
-// first one after expiry goes at once.
-func (q question) untriedSinceExpiry() bool {
-	return q.leaf != nil && !q.now.Before(q.leaf.NotAfter) &&
-		(q.retry.LastTry.Before(q.leaf.NotAfter) || q.retry.LastTry.After(q.now))
 }
 
 // cause finds why the certificate must be issued anew and since when; "" when it must not.

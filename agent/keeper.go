@@ -144,7 +144,7 @@ func (k *keeper) forced() {
 
 // awaitsApproval tells whether a request was taken by the server and not decided (202).
 func (k *keeper) awaitsApproval(now time.Time) bool {
-	return !obeyed(k.retry.PendingUntil, now, true).IsZero()
+	return !renew.Obeyed(k.retry.PendingUntil, now, true).IsZero()
 }
 
 // look finds out how things are and acts on it. It is idempotent: any number of looks at the same state do no more than one.
@@ -336,12 +336,10 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 
 // resume spreads what came due while the agent was not running: a power cut must not bring a whole fleet back at once.
 func (k *keeper) resume(q question, leaf renew.Leaf) {
-	if k.looked || !q.credible || k.retry.NextTry.After(q.now) || k.retry.Reissue != "" || !k.cfg.Policy.Enabled {
+	if k.looked || !q.credible || k.retry.Reissue != "" {
 		return
 	}
-	if p := k.cfg.Policy.Plan(leaf, q.now); p.State == renew.Due {
-		k.retry.NextTry = q.now.Add(k.cfg.Policy.Resume(leaf, k.agent.o.Rand(), q.now))
-	}
+	keepTries(&k.retry, k.cfg.Policy.Resumed(leaf, triesOf(k.retry), k.agent.o.Rand(), q.now))
 }
 
 // start runs an attempt beside the keeper. It ends with ctx, and always with a result.

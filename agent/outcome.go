@@ -61,13 +61,8 @@ func (k *keeper) succeeded(r result, now time.Time) {
 func (k *keeper) failed(r result, v verdict, now time.Time) {
 	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
 	level, said := zerolog.ErrorLevel, "certificate not issued"
-	if l := k.leaf(); l != nil && retry.LastTry.Before(l.NotAfter) && !now.Before(l.NotAfter) {
-		// The tries of a living certificate say nothing about those of a dead one, and waiting as long would keep the
-		// device dark after the trouble has ended.
-		retry.Failures = 0
-	}
-	retry.LastTry, retry.LastClass, retry.LastError = now, v.class, clip(r.err.Error())
-	retry.PendingUntil, retry.RetryAfter = time.Time{}, time.Time{}
+	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))
+	retry.LastClass, retry.LastError, retry.PendingUntil = v.class, clip(r.err.Error()), time.Time{}
 	wait, capped := renew.CapRetryAfter(v.retryAfter, v.pending)
 	v.problem.Text = clip(v.problem.Text)
 	if capped {
@@ -101,13 +96,9 @@ func (k *keeper) failed(r result, v verdict, now time.Time) {
 		level, said = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes"
 		retry.SpreadRefused, retry.Problems = true, nil
 	default:
-		retry.Failures++
+		keepTries(retry, policy.Failed(k.leaf(), triesOf(*retry), wait, draw, now))
 		if v.refusal {
 			retry.Refusals = count(retry.Refusals, e.Identity)
-		}
-		retry.NextTry = now.Add(policy.Delay(k.leaf(), retry.Failures, draw, now))
-		if wait > 0 {
-			retry.RetryAfter = now.Add(wait)
 		}
 		e.Failures, e.NextTry = retry.Failures, latest(retry.NextTry, retry.RetryAfter)
 	}

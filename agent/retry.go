@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 
+	"certagent/renew"
 	"certagent/store"
 )
 
@@ -53,4 +54,14 @@ func (k *keeper) save() {
 		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("retry state not written; a restart would forget it")
 	}
 	k.saveErr = err
+}
+
+// triesOf is what the rules of time need to know of a retry state.
+func triesOf(r store.Retry) renew.Tries {
+	return renew.Tries{Failures: r.Failures, Last: r.LastTry, Next: r.NextTry, RetryAfter: r.RetryAfter}
+}
+
+// keepTries writes into r what the rules of time made of its tries.
+func keepTries(r *store.Retry, t renew.Tries) {
+	r.Failures, r.LastTry, r.NextTry, r.RetryAfter = t.Failures, t.Last, t.Next, t.RetryAfter
 }

@@ -1,0 +1,77 @@
+package renew
+
+import "time"
+
+// Tries is what the tries so far say about the next one. It is kept over restarts, so that a device that is switched on
+// again goes on where it was. The zero Tries is that of a certificate just issued by an agent that forgot when.
+type Tries struct {
+	// Failures counts the tries that failed since the last success, or since the certificate expired.
+	Failures int
+
+	// Last is when the last try ended, well or not; zero if there was none.
+	Last time.Time
+
+	// Next holds the next try back, by back-off or by Resumed; zero if nothing does.
+	Next time.Time
+
+	// RetryAfter is until when the server asked to wait; zero if it did not. See Obeyed.
+	RetryAfter time.Time
+}
+
+// Tried returns t after a try that ended at now, whatever came of it: what the server asked for before is over, and the
+// first try after expiry begins to count anew. The tries of a living certificate say nothing about those of a dead one,
+// and waiting as long would keep the device dark after the trouble has ended. leaf is the live certificate, nil while
+// there is none.
+func (t Tries) Tried(leaf *Leaf, now time.Time) Tries {
+	now = now.Round(0)
+	if leaf != nil && t.Last.Before(leaf.NotAfter) && !now.Before(leaf.NotAfter) {
+		t.Failures = 0
+	}
+	t.Last, t.RetryAfter = now, time.Time{}
+	return t
+}
+
+// Failed returns t after a try that failed at now; it includes Tried. The next one waits for [Policy.Delay], and for
+// asked, the server's Retry-After within the bounds of [CapRetryAfter], where that is longer; 0 is none. draw, in [0, 1),
+// is a random number of the caller's.
+func (p Policy) Failed(leaf *Leaf, t Tries, asked time.Duration, draw float64, now time.Time) Tries {
+	now = now.Round(0)
+	t = t.Tried(leaf, now)
+	t.Failures++
+	t.Next = now.Add(p.Delay(leaf, t.Failures, draw, now))
+	if asked > 0 {
+		t.RetryAfter = now.Add(asked)
+	}
+	return t
+}
+
+// Resumed returns t as an agent that starts at now goes on with it: a renewal that came due while it was not running waits
+// for [Policy.Resume], unless t holds it back already. So a power cut does not bring a whole fleet back at once.
+func (p Policy) Resumed(l Leaf, t Tries, draw float64, now time.Time) Tries {
+	now = now.Round(0)
+	if !t.Next.After(now) && p.Plan(l, now).State == Due {
+		t.Next = now.Add(p.Resume(l, draw, now))
+	}
+	return t
+}
+
+// NextTry returns until when the back-off holds the next try: t.Next as far as it is [Policy.Sane]; zero where nothing
+// holds it. That is so for the first try after expiry, which may succeed by means that nobody has tried. A Retry-After is
+// apart from this, see Obeyed. leaf is the live certificate, nil while there is none.
+func (p Policy) NextTry(leaf *Leaf, t Tries, now time.Time) time.Time {
+	now = now.Round(0)
+	expired := leaf != nil && !now.Before(leaf.NotAfter)
+	if expired && (t.Last.Before(leaf.NotAfter) || t.Last.After(now)) {
+		return time.Time{}
+	}
+	return p.Sane(leaf, t.Next, now)
+}
+
+// Obeyed returns until, the end of a wait that a server asked for, or zero when that is over, or is further ahead than
+// [CapRetryAfter] ever lets it be: such a time was written while the clock was wrong.
+func Obeyed(until, now time.Time, pending bool) time.Time {
+	if _, beyond := CapRetryAfter(until.Sub(now.Round(0)), pending); beyond || !until.After(now) {
+		return time.Time{}
+	}
+	return until
+}
