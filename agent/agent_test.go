@@ -668,7 +668,7 @@ func TestSpreadFirstRenewal(t *testing.T) {
 				if len(calls) != 2 {
 					t.Fatalf("%d requests before the threshold, want 2", len(calls))
 				}
-				if early := calls[1].at.Sub(born); early < 3*day || early >= 8*day {
+				if early := calls[1].at.Sub(born); early < day || early >= 8*day {
 					t.Errorf("first renewal after %v", early)
 				}
 				c := a.Snapshot().Certificates[0]

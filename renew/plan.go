@@ -106,12 +106,15 @@ func (p Policy) window(l Leaf) (start time.Time, left time.Duration) {
 	return start, max(0, l.NotAfter.Sub(start))
 }
 
-// renewAt returns Plan.RenewAt of an enabled policy.
+// renewAt returns Plan.RenewAt of an enabled policy. The first renewals under SpreadFirst lie between an eighth of the way
+// to the threshold and the threshold, and none where Guard would hold it: a fleet of one minute then asks for little more at
+// its busiest than on average, which leaves room for what an outage adds (make sim).
 func (p Policy) renewAt(l Leaf) time.Time {
 	start, _ := p.window(l)
 	place := Spread(l.Raw)
-	if ahead := start.Sub(l.NotBefore); p.SpreadFirst && l.First && ahead > 0 {
-		early := ahead - ahead/8*3
+	ahead := start.Sub(l.NotBefore)
+	early := ahead - max(ahead/8, Percent(guardPercent).Of(l.life()))
+	if p.SpreadFirst && l.First && early > 0 {
 		return start.Add(-early).Add(part(early, place))
 	}
 	return earlier(start.Add(part(p.JitterOf(l), place)), l.NotAfter)

@@ -249,7 +249,8 @@ func TestPlanProperties(t *testing.T) {
 	r := mathrand.New(mathrand.NewPCG(7030, 5280))
 	for range 20000 {
 		p, l := randomPolicy(r), randomLeaf(r)
-		now := l.NotBefore.Add(randomDuration(r, 2*l.NotAfter.Sub(l.NotBefore)) - randomDuration(r, day))
+		life := l.NotAfter.Sub(l.NotBefore)
+		now := l.NotBefore.Add(randomDuration(r, 2*life) - randomDuration(r, day))
 		plan := p.Plan(l, now)
 
 		fail := func(what string) {
@@ -265,7 +266,7 @@ func TestPlanProperties(t *testing.T) {
 		if plan.Threshold.After(l.NotAfter) {
 			fail("the threshold is after expiry")
 		}
-		early := p.SpreadFirst && l.First && !plan.BornDue
+		early := p.SpreadFirst && l.First && plan.Threshold.After(l.NotBefore.Add(renew.Percent(5).Of(life)))
 		switch {
 		case !p.Enabled:
 			if !plan.RenewAt.IsZero() || plan.State == renew.Due {
@@ -275,6 +276,8 @@ func TestPlanProperties(t *testing.T) {
 			fail("due outside the lifetime")
 		case early && !plan.RenewAt.Before(plan.Threshold):
 			fail("a first renewal that is not before the threshold")
+		case early && plan.RenewAt.Before(p.Guard(l, l.NotBefore)):
+			fail("a first renewal that the guard holds")
 		case !early && plan.RenewAt.Before(plan.Threshold):
 			fail("due before the threshold")
 		case !early && !plan.BornDue && plan.RenewAt.Sub(plan.Threshold) > p.JitterOf(l):

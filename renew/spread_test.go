@@ -58,7 +58,17 @@ func TestSpreadOfFleet(t *testing.T) {
 	}{
 		{"renewed", renew.DefaultPolicy(), false, threshold, threshold + 28*time.Minute + 48*time.Second},
 		{"first, at the threshold", renew.DefaultPolicy(), true, threshold, threshold + 28*time.Minute + 48*time.Second},
-		{"first, spread", spreadFirst, true, threshold / 8 * 3, threshold},
+		{"first, spread", spreadFirst, true, threshold / 8, threshold},
+		{"first, spread, not before the guard", func() renew.Policy {
+			p := policy(t, "10%", "4%", "1h")
+			p.SpreadFirst = true
+			return p
+		}(), true, 72 * time.Minute, 144 * time.Minute},
+		{"first, no room before the guard", func() renew.Policy {
+			p := policy(t, "5%", "4%", "1h")
+			p.SpreadFirst = true
+			return p
+		}(), true, 72 * time.Minute, 132 * time.Minute},
 		{"renewed, first spread", spreadFirst, false, threshold, threshold + 28*time.Minute + 48*time.Second},
 		{"wide", policy(t, "80%", "4%", "90%"), false, threshold, day},
 		{"born due", policy(t, "2d", "4%", "1h"), false, 0, time.Hour},
