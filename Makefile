@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check bench performance fuzz test-root test-faults clean FORCE
+.PHONY: help build demo test check bench performance fuzz sim test-root test-faults clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -61,6 +61,9 @@ bench: ## the benchmarks
 performance: ## the figures of docs/performance.md (needs openssl and curl)
 	$(GO) test -run '^$$' -bench Attempt -benchtime 100x ./est
 	$(GO) test -tags external -run '^$$' -bench Process -benchtime 20x ./cmd/certagent
+
+sim: ## 100,000 devices over years: tables and pictures of docs/performance.md; fails when a goal is missed
+	CGO_ENABLED=0 $(GO) run ./renew/sim -docs docs
 
 clean: ## remove what make built
 	rm -rf bin dist

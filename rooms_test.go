@@ -21,6 +21,7 @@ const anything = "*"
 // one is a decision that belongs here and into docs/architecture.md.
 var rooms = map[string][]string{
 	"renew":                     {},
+	"renew/sim":                 {"renew"},
 	"est":                       {},
 	"est/esttest":               {}, // shares no code with the client that it tests
 	"agent/status":              {},
