@@ -62,6 +62,10 @@ type Options struct {
 	// Now is the clock for validity and for Retry-After dates. nil means time.Now.
 	Now func() time.Time
 
+	// Reached is a time that is known to have come, however wrong Now may be: of what Known holds nothing is forgotten for
+	// having expired since. A clock that ran ahead for an hour must not cost trust anchors. Zero means that Now is believed.
+	Reached time.Time
+
 	// Timeout bounds one request from dialling to the last byte of the answer. 0 means one minute. An enrolment makes
 	// two requests, and more where it is asked for a login, is redirected, or has to find out why a connection ended;
 	// the context bounds it as a whole.

@@ -42,7 +42,11 @@ func (c *Client) learn(a *answer) {
 	if c.named(k.origin) {
 		s = session{chain: k.chain, hosts: k.hosts, ends: k.ends}
 	}
-	c.known = c.known.learned(c.cas, c.o.Anchors, s, a.came)
+	reached := a.came
+	if !c.o.Reached.IsZero() && c.o.Reached.Before(reached) {
+		reached = c.o.Reached
+	}
+	c.known = c.known.learned(c.cas, c.o.Anchors, s, a.came, reached)
 	c.giveUpImplicit()
 }
 

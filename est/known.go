@@ -16,7 +16,7 @@ type Known struct {
 	// server issues. The others, OldWithNew and NewWithOld among them, are verified whenever they are used.
 	//
 	// They are replaced by a newer answer, but never by nothing: a self-signed one that is no longer sent stays until it
-	// expires, an answer without one takes nothing away, and an expired one goes only if another is left. Their
+	// expires (see Options.Reached), an answer without one takes nothing away, and an expired one goes only if another is left. Their
 	// number and size are bounded as those of an answer are.
 	CAs []*x509.Certificate
 
@@ -88,9 +88,9 @@ type session struct {
 }
 
 // learned returns k after an answer of /cacerts that came over s, at now. configured are the explicit anchors that a
-// person gave.
-func (k Known) learned(answer, configured []*x509.Certificate, s session, now time.Time) Known {
-	k.CAs = mergeCAs(k, answer, now)
+// person gave. What had expired by reached, which is not after now, is forgotten.
+func (k Known) learned(answer, configured []*x509.Certificate, s session, now, reached time.Time) Known {
+	k.CAs = mergeCAs(k, answer, reached)
 	k.TLSAnchors = tlsAnchors(k, configured, s, now)
 	k.Fetched = now
 	if len(k.TLSAnchors) > anchorLimit {
@@ -108,8 +108,8 @@ func (k Known) learned(answer, configured []*x509.Certificate, s session, now ti
 // anchorLimit is how many TLSAnchors there may be: few enough that an answer always has room in CAs beside them.
 const anchorLimit = 16
 
-// mergeCAs returns the CAs of k after an answer.
-func mergeCAs(k Known, answer []*x509.Certificate, now time.Time) []*x509.Certificate {
+// mergeCAs returns the CAs of k after an answer, without those that had expired by reached.
+func mergeCAs(k Known, answer []*x509.Certificate, reached time.Time) []*x509.Certificate {
 	anchors := func(cert *x509.Certificate) bool {
 		return IsRoot(cert) || slices.ContainsFunc(k.TLSAnchors, cert.Equal)
 	}
@@ -119,7 +119,7 @@ func mergeCAs(k Known, answer []*x509.Certificate, now time.Time) []*x509.Certif
 	}
 	// In the order in which they are kept when there are too many: that which leads to the server first.
 	all := unique(slices.Concat(k.TLSAnchors, answer, kept))
-	current := slices.DeleteFunc(slices.Clone(all), func(cert *x509.Certificate) bool { return expired(cert, now) })
+	current := slices.DeleteFunc(slices.Clone(all), func(cert *x509.Certificate) bool { return expired(cert, reached) })
 	if slices.ContainsFunc(current, anchors) {
 		all = current
 	}

@@ -82,6 +82,19 @@ func TestMergeCAs(t *testing.T) {
 	}
 }
 
+// A clock that ran ahead takes nothing away: what it had expire is forgotten only once that time is known to have come.
+func TestForgettingWaitsForTheTime(t *testing.T) {
+	now := time.Now()
+	old, young := rootUntil(t, "old", newKey(t), now.Add(time.Hour)), rootUntil(t, "young", newKey(t), now.AddDate(40, 0, 0))
+	k := Known{CAs: []*x509.Certificate{old}}
+	ahead := now.AddDate(30, 0, 0)
+	for reached, want := range map[time.Time][]*x509.Certificate{now: {young, old}, ahead: {young}} {
+		if got := k.learned([]*x509.Certificate{young}, nil, session{}, ahead, reached).CAs; !same(got, want...) {
+			t.Errorf("known to have come is %v: %v, want %v", reached, names(got), names(want))
+		}
+	}
+}
+
 func names(certs []*x509.Certificate) []string {
 	var list []string
 	for _, cert := range certs {
