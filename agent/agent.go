@@ -132,7 +132,7 @@ func New(o Options) (*Agent, error) {
 		o.Rand = rand.Float64
 	}
 	if o.Synced == nil {
-		o.Synced = systemSynced
+		o.Synced = func() bool { return systemSynced(o.Now()) }
 	}
 	if o.Host.Hostname == nil {
 		o.Host.Hostname = os.Hostname
@@ -161,12 +161,12 @@ func New(o Options) (*Agent, error) {
 	}
 	a.authorities = newAuthorities(a)
 	a.setConfigError(o.ConfigError)
-	mark, err := o.Store.ClockMark()
+	known, err := o.Store.Clock()
 	if err != nil {
-		// Without a mark the build date is still a floor, and the next verified exchange sets a new mark.
+		// The build date is still a floor, and what corroborates the time next is written again.
 		o.Log.Warn().Err(err).Msg("the newest corroborated time could not be read")
 	}
-	a.clock = newClock(&a.o, mark, !o.Config.Clock.Check)
+	a.clock = newClock(&a.o, known, !o.Config.Clock.Check)
 	stamp := stampOf(o.Config.Files)
 	for _, c := range o.Config.Certificates {
 		if err := a.add(c, stamp); err != nil {

@@ -525,30 +525,6 @@ func TestESTIdentityThatCannotBeHadHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-func TestClockBeforeTheBuildHoldsEverything(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDevice(t, 100*365*day, oneCertificate)
-		d.change = func(o *Options) { o.Built = time.Now().Add(10 * day) }
-		a, stop := d.boot()
-		defer stop()
-		time.Sleep(9 * day)
-		a.RenewAll()
-		settle()
-		if n := len(d.ca.seen()); n != 0 {
-			t.Errorf("%d requests with a clock that is not credible", n)
-		}
-		if p := a.Snapshot().Problems; len(p) != 1 || p[0].Code != "clock-not-credible" {
-			t.Errorf("problems: %+v", p)
-		}
-		time.Sleep(day + 2*time.Minute)
-		settle()
-		if n := len(d.ca.seen()); n != 1 {
-			t.Errorf("%d requests once the clock is right", n)
-		}
-	})
-}
-
 func TestReload(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

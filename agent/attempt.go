@@ -132,7 +132,8 @@ func (a *Agent) open(ctx context.Context, o order, e *event, options est.Options
 func (a *Agent) completed(options est.Options, c *config.Certificate, by anchoring, stored store.Trust) est.Options {
 	options.Anchors, options.SystemRoots = by.anchors, by.systemRoots
 	options.Known = knownOf(stored, by, a.o.Now())
-	options.Now, options.Timeout, options.UserAgent = a.o.Now, c.Timeout, a.userAgent()
+	options.Now, options.Reached = a.o.Now, a.clock.reached()
+	options.Timeout, options.UserAgent = c.Timeout, a.userAgent()
 	return options
 }
 
@@ -214,7 +215,9 @@ func (s *session) send(ctx context.Context, op string, id identity, p *store.Pen
 func (a *Agent) commit(
 	o order, e *event, id identity, want desired, p *store.Pending, issued *est.Issued,
 ) (*store.Generation, error) {
-	a.clock.issued(issued.Leaf.NotBefore)
+	if id.name == identitySelf && o.reason == reasonThreshold {
+		a.clock.renewed(o.live.Leaf.NotBefore)
+	}
 	e.PasswordSent, e.Connections = issued.PasswordSent, issued.Connections
 	e.Warnings = append(e.Warnings, issued.Warnings...)
 	perm, problem := keyPerm(o.cert)

@@ -124,6 +124,9 @@ func (h *authorities) start(ctx context.Context, s server) {
 
 // once asks every server that is due, one after the other. It runs instead of run, never beside it.
 func (h *authorities) once(ctx context.Context) {
+	if !h.agent.clock.credible() {
+		return
+	}
 	for _, v := range h.agent.serverViews(h.since) {
 		if !v.never && !v.at.After(h.agent.o.Now()) && ctx.Err() == nil {
 			h.start(ctx, v.server)

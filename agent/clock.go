@@ -9,19 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"certagent/renew"
+	"certagent/store"
 )
 
 // clock judges the wall clock and keeps the newest corroborated time on disk.
 type clock struct {
 	o *Options
 
-	mu     sync.Mutex // guards rule
+	mu     sync.Mutex // guards what follows
 	rule   renew.Clock
 	warned bool // the clock was found not credible and that was logged
 }
 
-func newClock(o *Options, mark time.Time, ignore bool) *clock {
-	return &clock{o: o, rule: renew.Clock{Build: o.Built, Mark: mark, Ignore: ignore}}
+func newClock(o *Options, known store.Clock, ignore bool) *clock {
+	return &clock{o: o, rule: ruleOf(o.Built, known, ignore)}
+}
+
+// ruleOf is what a clock is judged by.
+func ruleOf(built time.Time, known store.Clock, ignore bool) renew.Clock {
+	return renew.Clock{Build: built, Mark: known.Mark, Refuted: known.Refuted, Ignore: ignore}
 }
 
 // ignore changes whether the clock is believed whatever it says ([clock] check = false).
@@ -51,10 +57,28 @@ func (c *clock) judge() (credible bool, why string) {
 	return credible, why
 }
 
-// issued notes that a certificate was issued, by a CA behind a server that verified: the CA says with notBefore that this
-// time has come. That the server's own certificate is valid at the present time says little: it may be valid for ten years,
-// and a clock that ran ahead for a minute must not make the right time incredible afterwards.
-func (c *clock) issued(notBefore time.Time) { c.observe(earliest(notBefore, c.o.Now()), false) }
+// doubt says that the program's build date and a synchronised clock contradict each other; "" if they do not.
+func (c *clock) doubt() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rule.Doubt(c.o.Now())
+}
+
+// reached is a time that is known to have come, zero if none is, or if the clock is to be believed whatever it says.
+func (c *clock) reached() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rule.Ignore {
+		return time.Time{}
+	}
+	return c.rule.Reached()
+}
+
+// renewed notes that a certificate has served: it was held until the threshold, and the server renewed it by itself. So the
+// time from which on it is valid has come. No more is concluded from an exchange. That the server's own certificate is valid
+// now says little, as it may be so for ten years; that one was issued now says that the CA's clock agrees with this
+// one, and both may be wrong for an hour. Neither must make the right time incredible afterwards.
+func (c *clock) renewed(notBefore time.Time) { c.observe(earliest(notBefore, c.o.Now()), false) }
 
 // synchronised looks at the system's synchronisation; only that may take back a mark that lies ahead.
 func (c *clock) synchronised() {
@@ -71,7 +95,7 @@ func (c *clock) observe(at time.Time, synced bool) {
 		return
 	}
 	c.rule = next
-	if err := c.o.Store.SaveClockMark(next.Mark); err != nil {
+	if err := c.o.Store.SaveClock(store.Clock{Mark: next.Mark, Refuted: next.Refuted}); err != nil {
 		c.o.Log.Warn().Err(err).Msg("the newest corroborated time could not be written")
 	}
 }
@@ -83,21 +107,47 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// maxClockError is the estimated error below which the kernel's clock counts as synchronised, in microseconds: the kernel
-// lets the estimate grow to 16 s once nobody steers the clock (adjtimex(2), NTP_PHASE_LIMIT).
-const maxClockError = 16_000_000
+const (
+	// maxClockError is the estimated error below which the kernel's clock counts as synchronised. The kernel starts at 16 s,
+	// goes back there when somebody sets the clock, and lets the estimate grow up to it once nobody steers the clock any more
+	// (adjtimex(2), NTP_PHASE_LIMIT). Its flag STA_UNSYNC does not count: chronyd leaves it set where it is not to
+	// write the hardware clock.
+	maxClockError = 16 * time.Second
+	// timesyncFlag is touched by systemd-timesyncd each time it has synchronised the clock (systemd-timesyncd.service(8)):
+	// for a sandbox in which adjtimex(2) is forbidden.
+	timesyncFlag = "/run/systemd/timesync/synchronized"
+	// timesyncEvery is how old the flag may be: timesyncd polls twice an hour unless told otherwise (timesyncd.conf(5)).
+	timesyncEvery = 6 * time.Hour
+)
 
-// timesyncFlag exists once systemd-timesyncd has synchronised the clock since boot (systemd-timesyncd.service(8)).
-const timesyncFlag = "/run/systemd/timesync/synchronized"
-
-// systemSynced asks the kernel and timesyncd whether the clock is synchronised.
-func systemSynced() bool {
+// systemSynced asks the kernel and timesyncd whether the clock, which says now, is synchronised.
+func systemSynced(now time.Time) bool {
+	maxError, touched := maxClockError, time.Time{}
 	var t unix.Timex
-	if state, err := unix.Adjtimex(&t); err == nil && state != unix.TIME_ERROR && t.Maxerror < maxClockError {
-		return true
+	if _, err := unix.Adjtimex(&t); err == nil {
+		maxError = time.Duration(t.Maxerror) * time.Microsecond
 	}
-	_, err := os.Stat(timesyncFlag)
-	return err == nil
+	if info, err := os.Stat(timesyncFlag); err == nil {
+		touched = info.ModTime()
+	}
+	return isSynced(maxError, touched, now)
+}
+
+// isSynced decides by the kernel's estimate of its error and by when timesyncd last touched its flag, zero for never. A flag
+// that was touched long ago, or later than now, was so before somebody set the clock.
+func isSynced(maxError time.Duration, touched, now time.Time) bool {
+	age := now.Round(0).Sub(touched)
+	return maxError < maxClockError || !touched.IsZero() && age >= -time.Second && age <= timesyncEvery
+}
+
+// suspended is for how long the system has been suspended since it started: CLOCK_BOOTTIME goes on then, CLOCK_MONOTONIC does
+// not (clock_gettime(2)). 0 where the system cannot say.
+func suspended() time.Duration {
+	var boot, mono unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
+		return 0
+	}
+	return time.Duration(boot.Nano() - mono.Nano())
 }
 
 // reloading is what sd_notify(3) wants to hear at the start of a reload; systemd 253 and later ask for the time as well.

@@ -14,6 +14,7 @@ type reason string
 const (
 	reasonThreshold reason = "threshold"
 	reasonExpired   reason = "expired"
+	reasonMisdated  reason = "misdated" // it begins so far ahead that a clock must have been wrong when it was issued
 	reasonForced    reason = "forced"
 	reasonMissing   reason = "missing"
 	reasonBroken    reason = "broken"
@@ -55,6 +56,7 @@ func decide(q question) decision {
 		d.why = "the clock is not credible; waiting for the right time"
 		return d
 	}
+	q.retry = believed(q.retry, q.now)
 	var want time.Time // when the cause asks for an attempt, back-off aside
 	d.reason, want = cause(q, d.plan)
 	if d.reason == "" {
@@ -73,11 +75,6 @@ func decide(q question) decision {
 		return d
 	}
 
-	if q.retry.LastTry.Sub(q.now) > clockStep {
-		// The last try lies ahead: the times stored with it were written by a clock that was wrong.
-		q.retry.NextTry, q.retry.RetryAfter, q.retry.PendingUntil = time.Time{}, time.Time{}, time.Time{}
-		q.retry.Drift.NextTry = time.Time{}
-	}
 	d.at, d.why = want, whyOf(d.reason)
 	later := func(t time.Time, why string) {
 		if t.After(d.at) {
@@ -116,6 +113,9 @@ func cause(q question, plan renew.Plan) (reason, time.Time) {
 	}
 	switch {
 	case plan.State == renew.NotYetValid:
+		if q.policy.Enabled && q.leaf.Misdated(q.now) {
+			return reasonMisdated, time.Time{}
+		}
 		return "", time.Time{}
 	case plan.State == renew.Expired:
 		// With renewal disabled an expired certificate stays as it is; status says so, and a forced renewal mends it.
@@ -152,6 +152,8 @@ func whyOf(r reason) string {
 		return "renewal is due"
 	case reasonExpired:
 		return "the certificate has expired"
+	case reasonMisdated:
+		return "the certificate is not valid for long yet"
 	case reasonForced:
 		return "renewal was forced"
 	case reasonMissing:

@@ -33,6 +33,9 @@ func TestDecide(t *testing.T) {
 		{name: "at the threshold", q: due, change: func(q *question) { q.now = at(.8) }, attempt: true, reason: reasonThreshold, at: at(.8)},
 		{name: "expired", q: due, change: func(q *question) { q.now = at(1.5) }, attempt: true, reason: reasonExpired, at: at(1.5)},
 		{name: "not valid yet waits", q: due, change: func(q *question) { q.now = at(-.1) }, at: at(0)},
+		{name: "begins too far ahead to be waited for", q: due, change: func(q *question) { q.now = at(-.3) },
+			attempt: true, reason: reasonMisdated, at: at(-.3)},
+		{name: "the same, renewal switched off", q: due, change: func(q *question) { q.now, q.policy = at(-.3), disabled }, at: at(0)},
 		{name: "no certificate", q: due, change: func(q *question) { q.leaf = nil }, attempt: true, reason: reasonMissing, at: at(.85)},
 
 		{name: "a clock that is not credible holds everything", q: due, change: func(q *question) { q.credible, q.leaf = false, nil }},

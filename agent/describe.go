@@ -147,7 +147,7 @@ func (a *Agent) Snapshot() status.Snapshot {
 	defer a.mu.Unlock()
 	s := status.Snapshot{
 		Schema: status.Schema, Time: a.o.Now(), Version: a.o.Version, Config: a.cfg.File, StateDir: a.o.Store.Dir(), Running: true,
-		Problems: agentProblems(why, a.configErr, a.configSince), Certificates: []status.Certificate{},
+		Problems: agentProblems(why, a.clock.doubt(), a.configErr, a.configSince), Certificates: []status.Certificate{},
 		Servers: slices.Clone(a.servers),
 	}
 	s.Problems = append(s.Problems, a.serverWoes...)
@@ -162,12 +162,19 @@ func (a *Agent) Snapshot() status.Snapshot {
 	return s
 }
 
-func agentProblems(clock string, configErr error, since time.Time) []Problem {
+func agentProblems(clock, doubt string, configErr error, since time.Time) []Problem {
 	problems := []Problem{}
 	if clock != "" {
 		problems = append(problems, Problem{
 			Code: "clock-not-credible", Text: clock,
-			Hint: "set the clock or have it synchronised; where there is no time source, [clock] check = false",
+			Hint: "set the clock or have it synchronised; where there is no time source, [clock] check = false; where it is right all " +
+				"the same, stop the agent, delete clock.json in the state directory, and start it",
+		})
+	}
+	if doubt != "" {
+		problems = append(problems, Problem{
+			Code: "build-date", Text: doubt, Notice: true,
+			Hint: "compare the clock with another; if it is right, have the program built by a machine whose clock is right",
 		})
 	}
 	if configErr != nil {
@@ -211,15 +218,12 @@ type SurveyOptions struct {
 // Survey makes a Snapshot from what is on disk: what a stopped agent left, or what a running one wrote last. Without the
 // configuration it tells what the agent noted in the state directory.
 func Survey(o SurveyOptions) (status.Snapshot, error) {
-	mark, err := o.Store.ClockMark()
-	if err != nil {
-		mark = time.Time{}
-	}
-	rule := renew.Clock{Build: o.Built, Mark: mark, Ignore: o.Config != nil && !o.Config.Clock.Check}
+	known, _ := o.Store.Clock() // what cannot be read is none; the agent says so in its log
+	rule := ruleOf(o.Built, known, o.Config != nil && !o.Config.Clock.Check)
 	credible, why := rule.Judge(o.Now)
 	s := status.Snapshot{
 		Schema: status.Schema, Time: o.Now, Version: o.Version, StateDir: o.Store.Dir(), Running: o.Running,
-		Problems: agentProblems(why, o.ConfigError, time.Time{}), Certificates: []status.Certificate{}, Servers: []status.Server{},
+		Problems: agentProblems(why, rule.Doubt(o.Now), o.ConfigError, time.Time{}), Certificates: []status.Certificate{}, Servers: []status.Server{},
 	}
 	if err := o.Store.Safe(); err != nil {
 		s.Problems = append(s.Problems, storeProblem(err))
@@ -253,6 +257,9 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		}
 		if v.retry, err = c.Retry(); err != nil {
 			v.problems = append(v.problems, storeProblem(err))
+		}
+		if credible {
+			v.retry = believed(v.retry, o.Now)
 		}
 		if o.Config != nil && v.cfg == nil {
 			// Nobody is served any more.

@@ -36,6 +36,7 @@ type fakeCA struct {
 	key      crypto.Signer
 	cert     *x509.Certificate
 	lifetime time.Duration
+	now      func() time.Time // its clock; set before the first agent
 
 	mu       sync.Mutex // guards what follows
 	refuse   func(call) error
@@ -61,7 +62,7 @@ func newFakeCA(t *testing.T, lifetime time.Duration) *fakeCA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca := &fakeCA{key: key, lifetime: lifetime, serials: 1}
+	ca := &fakeCA{key: key, lifetime: lifetime, serials: 1, now: time.Now}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-day), NotAfter: time.Now().Add(200 * 365 * day), KeyUsage: x509.KeyUsageCertSign,
@@ -88,13 +89,18 @@ func (ca *fakeCA) sign(t *testing.T, template *x509.Certificate, pub any) *x509.
 
 func (ca *fakeCA) writeBootstrap(t *testing.T, dir string, lifetime time.Duration) {
 	t.Helper()
+	ca.writeBootstrapFrom(t, dir, time.Now(), lifetime)
+}
+
+func (ca *fakeCA) writeBootstrapFrom(t *testing.T, dir string, from time.Time, lifetime time.Duration) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cert := ca.sign(t, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "bootstrap"},
-		NotBefore: time.Now(), NotAfter: time.Now().Add(lifetime),
+		NotBefore: from, NotAfter: from.Add(lifetime),
 	}, key.Public())
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -257,7 +263,7 @@ func (c *fakeClient) issue(ctx context.Context, op string, csr []byte, want est.
 	c.ca.serials++
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(c.ca.serials), RawSubject: request.RawSubject,
-		NotBefore: time.Now(), NotAfter: time.Now().Add(c.ca.lifetime), ExtraExtensions: request.Extensions,
+		NotBefore: c.ca.now(), NotAfter: c.ca.now().Add(c.ca.lifetime), ExtraExtensions: request.Extensions,
 	}, c.ca.cert, public, c.ca.key)
 	if err != nil {
 		return nil, err

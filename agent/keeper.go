@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type keeper struct {
 	// Mailboxes of one letter each: a sender never waits, and letters that say the same are one.
 	post
 	force     chan struct{}
+	reset     chan struct{} // the wall clock was set
 	configure chan configuration
 	results   chan result
 
@@ -59,7 +61,7 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 	k := &keeper{
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
 		post:  newPost("certificate " + c.ID),
-		force: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
+		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
 		courier: newCourier(),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
@@ -91,6 +93,8 @@ func (k *keeper) loop(ctx context.Context) {
 		case <-k.kick:
 		case <-k.force:
 			k.forced()
+		case <-k.reset:
+			k.clockSet()
 		case c := <-k.configure:
 			k.configured(c)
 		case r := <-k.results:
@@ -140,6 +144,15 @@ func (k *keeper) forced() {
 	}
 	k.retry.Reissue, k.retry.NextTry, k.retry.RetryAfter = string(reasonForced), time.Time{}, time.Time{}
 	k.save()
+}
+
+// clockSet ends the back-off of a failure that a wrong clock may have caused: setting it is a repair, as a new credential
+// is. What the server asked for stands.
+func (k *keeper) clockSet() {
+	switch k.retry.LastClass {
+	case "untrusted", "bad-response", "no-identity":
+		k.retry.NextTry = time.Time{}
+	}
 }
 
 // awaitsApproval tells whether a request was taken by the server and not decided (202).
@@ -200,10 +213,14 @@ func (k *keeper) question() (question, error) {
 		}
 		k.retry.Login = login
 	}
+	credible := a.clock.credible()
+	if credible {
+		k.retry = believed(k.retry, now)
+	}
 	k.checkPending()
 	k.noticeClone()
 	q := question{
-		now: now, credible: a.clock.credible(), policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
+		now: now, credible: credible, policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
 		holdForIdentity: a.holds(&k.cfg),
 	}
 	if k.live != nil {
@@ -366,6 +383,12 @@ func (k *keeper) order(why reason) order {
 	if o.live == nil {
 		o.cloned = k.live
 	}
+	if now := k.agent.o.Now(); o.live != nil && now.Before(o.live.Leaf.NotBefore) {
+		// It cannot log in yet. One before it may still be able to, and is no worse for what is live meanwhile.
+		if older := k.older(now); older != nil {
+			o.live = older
+		}
+	}
 	o.estLogin, o.estWhy = k.agent.estLogin(&k.cfg)
 	if why == reasonDrift || why == reasonKeyDrift {
 		o.refusals = maps.Clone(k.retry.Drift.Refusals)
@@ -373,6 +396,24 @@ func (k *keeper) order(why reason) order {
 		o.asBefore = k.retry.Drift.Failures > 0
 	}
 	return o
+}
+
+// older is the newest generation before the live one that is valid at now; nil if there is none.
+func (k *keeper) older(now time.Time) *store.Generation {
+	numbers, err := k.stored.Generations()
+	if err != nil {
+		return nil
+	}
+	for _, n := range slices.Backward(numbers) {
+		if n >= k.live.Number {
+			continue
+		}
+		g, err := k.stored.Generation(n)
+		if err == nil && k.agent.o.Host.own(g) != nil && !now.Before(g.Leaf.NotBefore) && now.Before(g.Leaf.NotAfter) {
+			return g
+		}
+	}
+	return nil
 }
 
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"time"
 
 	"certagent/renew"
 	"certagent/store"
@@ -40,6 +41,19 @@ func (k *keeper) noticeCommit() {
 	m := k.live.Meta
 	k.retry = store.Retry{
 		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
+	}
+}
+
+// believed is r as far as it can be believed when a credible clock says now. Where the last try lies ahead, it was made by a
+// clock that was wrong: what it taught, from the server's expired certificate to when to try again, is void. What is wanted
+// and what was had stands.
+func believed(r store.Retry, now time.Time) store.Retry {
+	if r.LastTry.Sub(now) <= clockStep {
+		return r
+	}
+	return store.Retry{
+		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Login: r.Login, Losses: r.Losses,
+		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Drift: store.Drift{Wanted: r.Drift.Wanted},
 	}
 }
 

@@ -72,9 +72,10 @@ func viewServer(s server, t store.Trust, place float64, since, now time.Time) se
 	}
 	v.due = refreshDue(t, place, since, now)
 	v.at = v.due
-	if !t.Refresh.LastTry.After(now) { // else it was written by a clock that was wrong
-		v.at = latest(v.at, sane(t.Refresh.NextTry, now))
+	if t.Refresh.LastTry.After(now) { // by a clock that was wrong
+		v.trust.Refresh = store.Refresh{}
 	}
+	v.at = latest(v.at, sane(v.trust.Refresh.NextTry, now))
 	return v
 }
 

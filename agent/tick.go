@@ -21,7 +21,7 @@ func (a *Agent) tick(ctx context.Context) {
 	defer timer.Stop()
 	credible := a.clock.credible()
 	var minute, fed time.Time // when the slow part and the watchdog were last served
-	wall, mono := a.o.Now().Round(0), time.Now()
+	wall, mono, slept := a.o.Now().Round(0), time.Now(), suspended()
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,8 +38,13 @@ func (a *Agent) tick(ctx context.Context) {
 			send(a.lookAtOutputs, struct{}{})
 			a.keepLastGood()
 		}
+		asleep := suspended()
 		stepped := now.Round(0).Sub(wall) - started.Sub(mono)
-		wall, mono = now.Round(0), started
+		set := stepped - (asleep - slept)
+		wall, mono, slept = now.Round(0), started, asleep
+		if set.Abs() > clockStep {
+			a.clockSet(now, set)
+		}
 		if was := credible; was != a.clock.credible() || stepped.Abs() > clockStep {
 			credible = a.clock.credible()
 			a.kickAll() // every time that was planned was planned by another clock
@@ -68,6 +73,14 @@ func (a *Agent) tick(ctx context.Context) {
 			}
 		}
 		timer.Reset(sleep)
+	}
+}
+
+// clockSet tells everybody that the wall clock, which says now, was set by that much.
+func (a *Agent) clockSet(now time.Time, by time.Duration) {
+	a.o.Log.Info().Time("now", now.UTC()).Float64("by_seconds", by.Seconds()).Msg("the clock was set")
+	for _, k := range a.allKeepers() {
+		send(k.reset, struct{}{})
 	}
 }
 

@@ -33,6 +33,12 @@ func TestJudge(t *testing.T) {
 		{"in another zone", renew.Clock{Mark: mark}, mark.In(time.FixedZone("", -12*3600)), ""},
 		{"a mark older than the build", renew.Clock{Build: build, Mark: build.Add(-day)}, time.Unix(131, 0), beforeBuild},
 		{"far ahead", renew.Clock{Build: build, Mark: mark}, mark.AddDate(12, 0, 0), ""},
+		{"before a build that is refuted", renew.Clock{Build: build, Refuted: build}, build.AddDate(-4, 0, 0), ""},
+		{"before the mark, the build is refuted", renew.Clock{Build: mark.AddDate(4, 0, 0), Refuted: mark.AddDate(4, 0, 0), Mark: mark},
+			mark.Add(-time.Second), beforeMark},
+		{"before a later build than the refuted one", renew.Clock{Build: build, Refuted: build.Add(-day)}, time.Unix(131, 0), beforeBuild},
+		{"a GPS receiver 1024 weeks behind", renew.Clock{Build: build}, build.Add(-1024 * 7 * day), "the clock says 2006-05-27 08:00:00 UTC, " +
+			"but this program was built from sources of 2026-01-10 08:00:00 UTC: nothing is tried or judged expired until it is set or synchronised"},
 	} {
 		credible, why := c.clock.Judge(c.now)
 		if credible != (c.why == "") || why != c.why {
@@ -64,7 +70,7 @@ func TestCorroborated(t *testing.T) {
 		{"earlier, synchronised", mark, mark.Add(-time.Second), true, mark.Add(-time.Second), true},
 		{"years earlier, after a leap to 2038", mark.AddDate(12, 0, 0), mark, true, mark, true},
 		{"before the build, by an exchange", never, build.Add(-1), false, never, false},
-		{"before the build, synchronised", mark, build.Add(-1), true, mark, false},
+		{"years ahead, by an exchange", mark, mark.AddDate(30, 0, 0), false, mark.AddDate(30, 0, 0), true},
 	} {
 		before := renew.Clock{Build: build, Mark: c.mark, Ignore: true}
 		want := before
@@ -72,6 +78,56 @@ func TestCorroborated(t *testing.T) {
 		if next, write := before.Corroborated(c.now, c.synced); next != want || write != c.write {
 			t.Errorf("%s: %v, write %t; want %v, %t", c.name, next.Mark, write, c.want, c.write)
 		}
+	}
+}
+
+// TestBuildDateIsRefuted: only a synchronised clock refutes a build date, and one that has come past it makes it count again.
+func TestBuildDateIsRefuted(t *testing.T) {
+	build := time.Date(2030, 1, 10, 8, 0, 0, 0, time.UTC)
+	now := build.AddDate(-4, 0, 0)
+	start := renew.Clock{Build: build}
+	if next, write := start.Corroborated(now, false); next != start || write || start.Doubt(now) != "" {
+		t.Errorf("an exchange before the build counts: %+v, %t, %q", next, write, start.Doubt(now))
+	}
+	refuted, write := start.Corroborated(now, true)
+	if want := (renew.Clock{Build: build, Refuted: build, Mark: now}); refuted != want || !write || refuted.Reached() != now {
+		t.Errorf("%+v, write %t, want %+v", refuted, write, want)
+	}
+	const doubt = "the clock says 2026-01-10 08:00:00 UTC and is believed, since the system had it synchronised, but this " +
+		"program was built from sources of 2030-01-10 08:00:00 UTC: one of the two is wrong"
+	if got := refuted.Doubt(now); got != doubt {
+		t.Errorf("%q\nwant %q", got, doubt)
+	}
+	if next, write := refuted.Corroborated(now.Add(2*time.Hour), false); next.Mark != now.Add(2*time.Hour) || !write {
+		t.Errorf("an exchange after that does not count: %+v", next)
+	}
+	if next, write := refuted.Corroborated(now.Add(time.Minute), true); next != refuted || write {
+		t.Errorf("a minute later it is written again: %+v", next)
+	}
+	if got := refuted.Doubt(build); got != "" {
+		t.Errorf("at the build date: %q", got)
+	}
+	past, write := refuted.Corroborated(build, true)
+	if want := (renew.Clock{Build: build, Mark: build}); past != want || !write || past.Reached() != build {
+		t.Errorf("past the build: %+v, write %t, want %+v", past, write, want)
+	}
+}
+
+// TestMisdated: a certificate is waited for a day, or a quarter of its lifetime, but ten minutes at least.
+func TestMisdated(t *testing.T) {
+	for _, c := range []struct {
+		life, patience time.Duration
+	}{
+		{365 * day, day}, {4 * day, day}, {day, 6 * time.Hour}, {time.Hour, 15 * time.Minute}, {time.Minute, 10 * time.Minute}, {0, 10 * time.Minute},
+	} {
+		l := renew.Leaf{NotBefore: birth, NotAfter: birth.Add(c.life)}
+		if l.Misdated(birth.Add(-c.patience)) || !l.Misdated(birth.Add(-c.patience-1)) || l.Misdated(birth.Add(time.Hour)) {
+			t.Errorf("a lifetime of %v is not waited for %v", c.life, c.patience)
+		}
+	}
+	endless := renew.Leaf{NotBefore: birth, NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}
+	if !endless.Misdated(time.Unix(0, 0)) || endless.Misdated(birth) {
+		t.Error("one without a well-defined end")
 	}
 }
 

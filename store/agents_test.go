@@ -104,8 +104,8 @@ func TestViewWhileAnAgentRuns(t *testing.T) {
 	for name, err := range map[string]error{
 		"SavePending": pendingErr, "Commit": commitErr, "Restore": restoreErr, "DropPending": vc.DropPending(),
 		"SaveRetry": vc.SaveRetry(store.Retry{}), "SaveDelivery": vc.SaveDelivery(store.Delivery{}), "SaveLastGood": v.SaveLastGood(nil),
-		"SaveClockMark": v.SaveClockMark(epoch),
-		"UpdateTrust":   v.UpdateTrust("h:1", keep(g.Leaf)), "Present": v.Present(),
+		"SaveClock":   v.SaveClock(store.Clock{Mark: epoch}),
+		"UpdateTrust": v.UpdateTrust("h:1", keep(g.Leaf)), "Present": v.Present(),
 	} {
 		if err == nil {
 			t.Errorf("%s works in a view", name)

@@ -139,6 +139,15 @@ func (c *Certificate) Generations() ([]int, error) {
 	return ns, nil
 }
 
+// Generation gives the generation of that number, verified as [Certificate.Live] does, whether it is live or not. The error
+// is ErrMissing if there is none.
+func (c *Certificate) Generation(n int) (*Generation, error) {
+	if err := c.checkPlace(); err != nil {
+		return nil, fmt.Errorf("look for certificate %s: %w", c.id, err)
+	}
+	return c.load(n)
+}
+
 // Restore makes the newest generation that verifies live, and gives it; ErrMissing if none does. The generation that
 // was live stays on disk. It writes nothing when that generation is live already.
 func (c *Certificate) Restore() (*Generation, error) {

@@ -9,37 +9,41 @@ import (
 	"time"
 )
 
-// clockFile is the content of clock.json.
-type clockFile struct {
-	Mark time.Time `json:"mark"`
+// Clock is what is kept of the true time, as clock.json has it.
+type Clock struct {
+	// Mark is the newest time that was corroborated; zero if none was.
+	Mark time.Time `json:"mark,omitzero"`
+	// Refuted is the build date of a program that a synchronised clock has stood before; zero if there is none.
+	Refuted time.Time `json:"refuted_build,omitzero"`
 }
 
-// ClockMark gives the newest time that was corroborated, before which a clock is not credible; zero if none was kept. A
-// damaged file is an error, and zero as well: it must not keep anybody from going on.
-func (s *Store) ClockMark() (time.Time, error) {
+// Clock gives what was kept, zero if nothing was. A damaged file is an error, and zero as well: it must not keep anybody
+// from going on.
+func (s *Store) Clock() (Clock, error) {
 	path := s.clockFile()
 	data, _, err := s.read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return time.Time{}, nil
+		return Clock{}, nil
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("clock mark: %w", err)
+		return Clock{}, fmt.Errorf("read what is known of the time: %w", err)
 	}
-	var c clockFile
+	var c Clock
 	if err := json.Unmarshal(data, &c); err != nil {
-		return time.Time{}, fmt.Errorf("clock mark: parse %s: %w", path, err)
+		return Clock{}, fmt.Errorf("read what is known of the time: parse %s: %w", path, err)
 	}
-	return c.Mark, nil
+	return c, nil
 }
 
-// SaveClockMark keeps a corroborated time, in whole seconds; an earlier one than is kept lowers the mark.
-func (s *Store) SaveClockMark(t time.Time) error {
-	data, err := encodeJSON(clockFile{t.UTC().Truncate(time.Second)})
+// SaveClock keeps c in place of what was kept, in whole seconds.
+func (s *Store) SaveClock(c Clock) error {
+	c.Mark, c.Refuted = c.Mark.UTC().Truncate(time.Second), c.Refuted.UTC().Truncate(time.Second)
+	data, err := encodeJSON(c)
 	if err == nil {
 		err = s.saveIfChanged(s.clockFile(), data, 0o644)
 	}
 	if err != nil {
-		return fmt.Errorf("save clock mark: %w", err)
+		return fmt.Errorf("save what is known of the time: %w", err)
 	}
 	return nil
 }

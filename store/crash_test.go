@@ -235,7 +235,7 @@ func TestASyncThatFailedIsMadeUpFor(t *testing.T) {
 			return errors.Join(err, c.DropPending())
 		},
 		"last good": func(s *store.Store, _ *store.Certificate) error { return s.SaveLastGood([]byte("x")) },
-		"clock":     func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },
+		"clock":     func(s *store.Store, _ *store.Certificate) error { return s.SaveClock(store.Clock{Mark: epoch}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			for n, fired := 1, "yes"; fired != ""; n++ {

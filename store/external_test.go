@@ -166,7 +166,7 @@ func TestRootInTheAgentsDirectory(t *testing.T) {
 	a.renew(t, c, generate(t))
 	k := generate(t)
 	_, err := c.SavePending(k, request(t, k))
-	must(t, err, c.SaveRetry(store.Retry{Failures: 1}), s.SaveLastGood([]byte("x")), s.SaveClockMark(epoch))
+	must(t, err, c.SaveRetry(store.Retry{Failures: 1}), s.SaveLastGood([]byte("x")), s.SaveClock(store.Clock{Mark: epoch}))
 	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

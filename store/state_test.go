@@ -18,8 +18,8 @@ func TestLastGoodAndClock(t *testing.T) {
 	if _, err := s.LastGood(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("none: %v", err)
 	}
-	if mark, err := s.ClockMark(); err != nil || !mark.IsZero() {
-		t.Errorf("none: %v, %v", mark, err)
+	if got, err := s.Clock(); err != nil || got != (store.Clock{}) {
+		t.Errorf("none: %v, %v", got, err)
 	}
 	doc, path := []byte("[cert_issuance]\n"), filepath.Join(s.Dir(), "last-good.toml")
 	must(t, s.SaveLastGood(doc))
@@ -35,14 +35,14 @@ func TestLastGoodAndClock(t *testing.T) {
 	if got, err := s.LastGood(); err != nil || string(got) != string(doc) {
 		t.Errorf("%q, %v", got, err)
 	}
-	for _, mark := range []time.Time{epoch.Add(time.Hour), epoch} { // lowered, too
-		must(t, s.SaveClockMark(mark.Add(time.Millisecond)))
-		if got, err := s.ClockMark(); err != nil || !got.Equal(mark) {
-			t.Errorf("%v, %v, want %v", got, err, mark)
+	for _, want := range []store.Clock{{Mark: epoch.Add(time.Hour), Refuted: epoch.Add(24 * time.Hour)}, {Mark: epoch}} {
+		must(t, s.SaveClock(store.Clock{Mark: want.Mark.Add(time.Millisecond), Refuted: want.Refuted}))
+		if got, err := s.Clock(); err != nil || !got.Mark.Equal(want.Mark) || !got.Refuted.Equal(want.Refuted) {
+			t.Errorf("%v, %v, want %v", got, err, want)
 		}
 	}
 	must(t, os.WriteFile(filepath.Join(s.Dir(), "clock.json"), []byte(`{"mark":"20`), 0o644))
-	if got, err := s.ClockMark(); err == nil || !got.IsZero() {
+	if got, err := s.Clock(); err == nil || got != (store.Clock{}) {
 		t.Errorf("damaged: %v, %v", got, err)
 	}
 }

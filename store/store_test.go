@@ -31,7 +31,7 @@ func TestLayoutAndModesWhateverTheUmask(t *testing.T) {
 			_, err := c.SavePending(k, request(t, k))
 			must(t, err, c.SaveRetry(store.Retry{Failures: 1}),
 				s.UpdateTrust("https://EST.example:8085/.well-known/est", keep(a.cert)),
-				s.SaveLastGood([]byte("password = \"secret\"\n")), s.SaveClockMark(epoch))
+				s.SaveLastGood([]byte("password = \"secret\"\n")), s.SaveClock(store.Clock{Mark: epoch}))
 			want := []string{
 				"drwxr-xr-x .",
 				"drwxr-xr-x certs",

@@ -41,8 +41,8 @@ func TestStrangeThingsInAFilesPlace(t *testing.T) {
 			func(_ *store.Store, c *store.Certificate) error { return c.SaveDelivery(delivery) },
 		},
 		"clock.json": {
-			func(s *store.Store, _ *store.Certificate) error { _, err := s.ClockMark(); return err },
-			func(s *store.Store, _ *store.Certificate) error { return s.SaveClockMark(epoch) },
+			func(s *store.Store, _ *store.Certificate) error { _, err := s.Clock(); return err },
+			func(s *store.Store, _ *store.Certificate) error { return s.SaveClock(store.Clock{Mark: epoch}) },
 		},
 		"last-good.toml": {
 			func(s *store.Store, _ *store.Certificate) error { _, err := s.LastGood(); return err },
@@ -138,7 +138,7 @@ func TestFilesOfAnotherVersion(t *testing.T) {
 	s, c, a, g := start(t)
 	k := generate(t)
 	p, err := c.SavePending(k, request(t, k))
-	must(t, err, c.SaveRetry(store.Retry{Failures: 3}), s.SaveClockMark(epoch))
+	must(t, err, c.SaveRetry(store.Retry{Failures: 3}), s.SaveClock(store.Clock{Mark: epoch}))
 	for _, file := range []string{"certs/device-id/live/meta.json", "certs/device-id/pending/request.json",
 		"certs/device-id/retry.json", "clock.json"} {
 		file = filepath.Join(s.Dir(), file)
@@ -158,8 +158,8 @@ func TestFilesOfAnotherVersion(t *testing.T) {
 	if r, err := c.Retry(); err != nil || r.Failures != 3 {
 		t.Errorf("retry: %+v, %v", r, err)
 	}
-	if mark, err := s.ClockMark(); err != nil || !mark.Equal(epoch) {
-		t.Errorf("clock: %v, %v", mark, err)
+	if got, err := s.Clock(); err != nil || !got.Mark.Equal(epoch) {
+		t.Errorf("clock: %v, %v", got, err)
 	}
 	a.renew(t, c, generate(t))
 	if _, err := os.Stat(filepath.Join(c.Dir(), "delivery.json")); err != nil {
