@@ -21,7 +21,7 @@ func (a *Agent) tick(ctx context.Context) {
 	defer timer.Stop()
 	credible := a.clock.credible()
 	var minute, fed time.Time // when the slow part and the watchdog were last served
-	wall, mono := a.o.Now().Round(0), time.Now()
+	wall, mono := a.o.Now(), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,8 +38,8 @@ func (a *Agent) tick(ctx context.Context) {
 			send(a.lookAtOutputs, struct{}{})
 			a.keepLastGood()
 		}
-		stepped := now.Round(0).Sub(wall) - started.Sub(mono)
-		wall, mono = now.Round(0), started
+		stepped := now.Sub(wall) - started.Sub(mono)
+		wall, mono = now, started
 		if was := credible; was != a.clock.credible() || stepped.Abs() > clockStep {
 			credible = a.clock.credible()
 			a.kickAll() // every time that was planned was planned by another clock
