@@ -79,6 +79,7 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 	asked := len(k.cfg.Outputs) > 0 || len(hooksOf(k.cfg.OnRenew)) > 0 || len(c.state.Outputs)+len(c.state.Hooks) > 0
 	if !asked || k.live == nil || k.agent.o.Host.cloned(k.live) { // what another device uses is not handed out here
 		c.lookout.Store(nil)
+		c.readErr = nil
 		return time.Time{}
 	}
 	to, err := k.agent.consign(&k.cfg, k.live)
