@@ -598,7 +598,19 @@ func TestSurveyOfADelivery(t *testing.T) {
 				t.Errorf("%s configuration: %+v", name, c)
 			}
 		}
-		remove(t, filepath.Join(d.dir, "state/certs/device-id/delivery.json"))
+		state := filepath.Join(d.dir, "state/certs/device-id/delivery.json")
+		data, err := os.ReadFile(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := d.live("device-id").Meta.SHA256
+		writeFile(t, state, []byte(strings.Replace(string(data), live, strings.Repeat("0", len(live)), 1)))
+		for name, cfg := range map[string]*config.Config{"with": cfg, "without": nil} {
+			if c := survey(cfg); c.Hooks[1].State != "pending" || c.Outputs[0].State != "pending" || codes(c) != "" {
+				t.Errorf("%s configuration, after the delivery of another generation: %+v", name, c)
+			}
+		}
+		remove(t, state)
 		if c := survey(cfg); c.Hooks[0].State != "pending" || c.Outputs[1].State != "pending" || codes(c) != "" {
 			t.Errorf("before the delivery: %+v", c)
 		}
