@@ -86,6 +86,10 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 	if c.readErr = err; err != nil {
 		return k.agent.o.Now().Add(maxSleep)
 	}
+	if *k.read.Load() != k.stored.Fingerprint() {
+		// An attempt has just committed another generation. The CA certificates that came with it are no news of this one.
+		return k.agent.o.Now().Add(maxSleep)
+	}
 	c.state = reconcile(c.state, to.wanted())
 	step := nextStep(deliveryQuestion{now: k.agent.o.Now(), state: c.state, outdated: c.outdated, settled: c.settled})
 	if step.none() {
