@@ -125,9 +125,13 @@ func New(o Options) (*Agent, error) {
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	now := o.Now
+	if now == nil {
+		now = time.Now
 	}
+	// By the wall clock alone, as everything on disk is and the clock task: a time that kept its monotonic reading would be
+	// compared by that, and would come neither then nor there once the clock was set.
+	o.Now = func() time.Time { return now().Round(0) }
 	if o.Rand == nil {
 		o.Rand = rand.Float64
 	}

@@ -86,10 +86,15 @@ func (d *device) boot() (*Agent, func()) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	return a, d.start(a, s)
+}
+
+// start runs a over s until the function that it returns is called.
+func (d *device) start(a *Agent, s *store.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	return a, func() {
+	return func() {
 		d.t.Helper()
 		cancel()
 		if err := <-done; err != nil {

@@ -229,7 +229,7 @@ func (a *Agent) commit(
 		Meta: store.Meta{
 			Issued: a.o.Now(), Operation: p.Operation, Identity: string(id.name), Server: p.Server, Reason: string(o.reason),
 			First:   o.live == nil || id.name == identityBootstrap || id.name == identityPassword || id.name == identityNone,
-			Request: &want.recorded, MachineID: a.o.Host.MachineID, Warnings: issued.Warnings, Version: a.o.Version,
+			Request: &want.recorded, MachineID: a.o.Host.LastingID(), Warnings: issued.Warnings, Version: a.o.Version,
 		},
 	}
 	if p.Operation == opServerKeygen {

@@ -6,9 +6,19 @@ import "certagent/store"
 // that device's certificates along. That device lives on: its key must not serve two, and its certificate must not log in
 // here. By machine-id(5) the agent knows its own.
 
+// LastingID is the machine-id as it is recorded with what is made on this device; "" where it is not known, or not the
+// same after the next boot.
+func (h Host) LastingID() string {
+	if h.Volatile {
+		return ""
+	}
+	return h.MachineID
+}
+
 // foreign tells that something was made on another device. Where either machine-id is not known nothing is concluded.
 func (h Host) foreign(machineID string) bool {
-	return machineID != "" && h.MachineID != "" && machineID != h.MachineID
+	own := h.LastingID()
+	return machineID != "" && own != "" && machineID != own
 }
 
 // cloned tells that a generation was issued to another device.
@@ -37,15 +47,21 @@ func (k *keeper) noticeClone() {
 	switch {
 	case !k.agent.o.Host.cloned(k.live):
 		if k.retry.Reissue == string(reasonCloned) {
-			k.retry.Reissue = "" // the disk is back where it came from
+			// The disk is back where it came from, or somebody has said that this is the device after all. What the tries
+			// since have taught is about a certificate that nobody wants.
+			k.retry = afresh(k.retry)
 		}
 	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced):
-		k.retry = store.Retry{
-			Reissue: string(reasonCloned), Login: k.retry.Login, LastSuccess: k.retry.LastSuccess, Losses: k.retry.Losses,
-		}
+		k.retry = afresh(k.retry)
+		k.retry.Reissue = string(reasonCloned)
 		k.agent.o.Log.Warn().Str("certificate", k.id).
 			Msg("certificate was issued to another device, of which this disk is a copy; it will be issued anew, with a new key")
 	default:
 		k.retry.Reissue = string(reasonCloned)
 	}
+}
+
+// afresh is what of a retry state holds whatever device made the tries.
+func afresh(r store.Retry) store.Retry {
+	return store.Retry{Login: r.Login, LastSuccess: r.LastSuccess, Losses: r.Losses}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,14 +16,14 @@ import (
 	"certagent/store/keys"
 )
 
-// on has the next agent run on another machine: "" is one without a machine-id.
+// on has the next agent run on another machine: "" is one without a machine-id, "… boot" one that has another at each boot.
 func (d *device) on(machine string) {
 	before := d.change
 	d.change = func(o *Options) {
 		if before != nil {
 			before(o)
 		}
-		o.Host.MachineID = machine
+		o.Host.MachineID, o.Host.Volatile = machine, strings.HasSuffix(machine, " boot")
 	}
 }
 
@@ -166,14 +167,17 @@ func TestClonedApproval(t *testing.T) {
 // TestNoJudgementWithoutMachineID: where one is missing, here or there, the certificate is this device's; and a disk that
 // comes back to its own device is not a clone of itself.
 func TestNoJudgementWithoutMachineID(t *testing.T) {
-	for _, machines := range [][]string{{"", "two"}, {"one", ""}, {"one", "one"}} {
+	for _, machines := range [][]string{{"", "two"}, {"one", ""}, {"one", "one"}, {"one", "one boot"}, {"one boot", "two"}} {
 		synctest.Test(t, func(t *testing.T) {
 			d := newDevice(t, day, oneCertificate)
 			d.on(machines[0])
 			_, stop := d.boot()
 			settle()
 			stop()
-			if machines[0] == "" {
+			if recorded := d.live("device-id").Meta.MachineID; machines[0] == "one boot" && recorded == machines[0] {
+				t.Errorf("%q is recorded", recorded)
+			}
+			if machines[0] != "one" { // the test's store knows one
 				strip(t, filepath.Join(d.live("device-id").Dir, "meta.json"))
 			}
 			d.on(machines[1])
@@ -202,8 +206,48 @@ func TestNoJudgementWithoutMachineID(t *testing.T) {
 		defer stop()
 		time.Sleep(time.Hour)
 		settle()
-		if n := len(d.ca.seen()) - before; n != 0 || codes(device0(a)) != "" && codes(device0(a)) != "est-unavailable" {
+		if n := len(d.ca.seen()) - before; n != 0 || codes(device0(a)) != "" {
 			t.Errorf("back on its own device: %d requests, problems %s", n, codes(device0(a)))
+		}
+	})
+}
+
+// TestNotClonedAfterAll: the device is the same and has another machine-id, and nothing else can log in. Who removes meta.json,
+// as status says, has the certificate back as it was, and consumers are served.
+func TestNotClonedAfterAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, hooks := newServed(t, day, delivering)
+		_, stop := d.boot()
+		settle()
+		stop()
+		remove(t, filepath.Join(d.dir, "bootstrap.pem"))
+		remove(t, filepath.Join(d.dir, "out/combined.pem"))
+		remove(t, filepath.Join(d.state(), "certs/device-id/delivery.json"))
+		d.on("another")
+		a, stop := d.boot()
+		defer stop()
+		time.Sleep(2 * time.Hour)
+		settle()
+		record, c := filepath.Join(d.live("device-id").Dir, "meta.json"), device0(a)
+		if !strings.Contains(codes(c), "cloned-state") || !strings.Contains(fmt.Sprint(c.Problems), "remove "+record) {
+			t.Errorf("problems %+v", c.Problems)
+		}
+		remove(t, record)
+		time.Sleep(2 * time.Minute)
+		settle()
+		c, live := device0(a), d.live("device-id")
+		if codes(c) != "" || c.Failures != 0 || c.Serial == "" || c.SHA256 == "" || live.Number != 1 {
+			t.Errorf("afterwards: %+v", c)
+		}
+		d.mustServe("out/combined.pem")
+		mustTell(t, hooks, hookA+"/1/missing", hookB+"/1/missing", hookA+"/1/", hookB+"/1/")
+		if e := hooks.told[2].event; e.Serial != c.Serial || e.Fingerprint != c.SHA256 {
+			t.Errorf("told of %+v", e)
+		}
+		time.Sleep(day)
+		settle()
+		if g := d.live("device-id"); g.Number != 2 || g.Meta.MachineID != "another" {
+			t.Errorf("renewed to generation %d of %q", g.Number, g.Meta.MachineID)
 		}
 	})
 }

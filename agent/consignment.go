@@ -136,6 +136,6 @@ func (c consignment) event(id, reason string) hook.Event {
 	return hook.Event{
 		ID: id, Generation: g.Number, Directory: g.Dir, Reason: reason,
 		Cert: g.File("cert.pem"), Chain: g.File("chain.pem"), FullChain: g.File("fullchain.pem"), Key: g.File("key.pem"),
-		CA: c.caFile, Serial: g.Meta.Serial, Fingerprint: thumbprint(g.Leaf), NotAfter: g.Leaf.NotAfter,
+		CA: c.caFile, Serial: g.Serial(), Fingerprint: thumbprint(g.Leaf), NotAfter: g.Leaf.NotAfter,
 	}
 }

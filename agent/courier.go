@@ -79,10 +79,15 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 	asked := len(k.cfg.Outputs) > 0 || len(hooksOf(k.cfg.OnRenew)) > 0 || len(c.state.Outputs)+len(c.state.Hooks) > 0
 	if !asked || k.live == nil || k.agent.o.Host.cloned(k.live) { // what another device uses is not handed out here
 		c.lookout.Store(nil)
+		c.readErr = nil
 		return time.Time{}
 	}
 	to, err := k.agent.consign(&k.cfg, k.live)
 	if c.readErr = err; err != nil {
+		return k.agent.o.Now().Add(maxSleep)
+	}
+	if *k.read.Load() != k.stored.Fingerprint() {
+		// An attempt has just committed another generation. The CA certificates that came with it are no news of this one.
 		return k.agent.o.Now().Add(maxSleep)
 	}
 	c.state = reconcile(c.state, to.wanted())

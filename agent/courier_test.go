@@ -403,6 +403,54 @@ func TestHookThatHangs(t *testing.T) {
 	})
 }
 
+// TestMuchHappensDuringAHook: two renewals, other CA certificates, and a reload that takes that very hook away. What comes after it is
+// about the newest of all.
+func TestMuchHappensDuringAHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, hooks := newServed(t, day, delivering)
+		release := hooks.hold(hookA)
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		for range 2 {
+			a.RenewAll()
+			settle()
+		}
+		d.ca.add(newFakeCA(t, day).cert)
+		time.Sleep(time.Second)
+		a.RenewAll()
+		settle()
+		d.configure(strings.ReplaceAll(delivering, `[["/bin/a"], `, `[`))
+		a.Reload()
+		settle()
+		mustTell(t, hooks, hookA+"/1/missing")
+		release()
+		settle()
+		mustTell(t, hooks, hookA+"/1/missing", hookB+"/4/forced")
+		d.mustServe("out/combined.pem")
+		if data, err := os.ReadFile(filepath.Join(d.dir, "out/ca.pem")); err != nil || strings.Count(string(data), "BEGIN") != 2 {
+			t.Errorf("%v, ca.pem:\n%s", err, data)
+		}
+		if c := device0(a); len(c.Hooks) != 1 || c.Hooks[0].State != "ok" || codes(c) != "" {
+			t.Errorf("status: %+v", c)
+		}
+
+		release = hooks.hold(hookB)
+		a.RenewAll()
+		settle()
+		// The certificate itself leaves in the middle, and comes back.
+		d.configure(strings.ReplaceAll(oneCertificate, "[provisioning.attestation.identity_cert", "[cert_issuance.certs.other"))
+		a.Reload()
+		time.Sleep(10 * time.Second)
+		settle()
+		release()
+		d.configure(delivering)
+		a.Reload()
+		settle()
+		mustTell(t, hooks, hookA+"/1/missing", hookB+"/4/forced", hookB+"/5/forced", hookA+"/5/forced", hookB+"/5/forced")
+	})
+}
+
 // TestHookIsRunAgain: what was not seen to end is run again after a restart, for the same generation.
 func TestHookIsRunAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -598,7 +646,19 @@ func TestSurveyOfADelivery(t *testing.T) {
 				t.Errorf("%s configuration: %+v", name, c)
 			}
 		}
-		remove(t, filepath.Join(d.dir, "state/certs/device-id/delivery.json"))
+		state := filepath.Join(d.dir, "state/certs/device-id/delivery.json")
+		data, err := os.ReadFile(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := d.live("device-id").Meta.SHA256
+		writeFile(t, state, []byte(strings.Replace(string(data), live, strings.Repeat("0", len(live)), 1)))
+		for name, cfg := range map[string]*config.Config{"with": cfg, "without": nil} {
+			if c := survey(cfg); c.Hooks[1].State != "pending" || c.Outputs[0].State != "pending" || codes(c) != "" {
+				t.Errorf("%s configuration, after the delivery of another generation: %+v", name, c)
+			}
+		}
+		remove(t, state)
 		if c := survey(cfg); c.Hooks[0].State != "pending" || c.Outputs[1].State != "pending" || codes(c) != "" {
 			t.Errorf("before the delivery: %+v", c)
 		}

@@ -41,7 +41,7 @@ func reconcile(was store.Delivery, w wanted) store.Delivery {
 		d.Failures, d.NextTry = 0, time.Time{}
 	}
 	for _, o := range w.outputs {
-		o.State = store.StepPending
+		o = store.DeliveredOutput{Path: o.Path, Format: o.Format, State: store.StepPending}
 		for _, before := range was.Outputs {
 			switch {
 			case before.Path != o.Path:

@@ -73,12 +73,13 @@ func describe(v view) status.Certificate {
 	if v.host.cloned(g) {
 		s.Problems = append(s.Problems, Problem{
 			Code: "cloned-state", Text: "the certificate and its key were issued to another device, of which this disk is a copy",
-			Hint: "nothing by hand, if a bootstrap credential is there: a new key and certificate are being got; make images " +
-				"for other devices from one that was never in service, or without the state directory",
+			Hint: "nothing by hand, if a bootstrap credential works: a new key and certificate are being got. Make images for " +
+				"other devices without the state directory. If this is that device, with another machine-id than before, remove " +
+				g.File("meta.json"),
 		})
 	}
 	s.Generation, s.Directory, s.Subject = g.Number, g.Dir, g.Leaf.Subject.String()
-	s.Serial, s.SHA256 = g.Meta.Serial, g.Meta.SHA256
+	s.Serial, s.SHA256 = g.Serial(), thumbprint(g.Leaf)
 	s.NotBefore, s.NotAfter = g.Leaf.NotBefore, g.Leaf.NotAfter
 	policy := renew.DefaultPolicy()
 	if v.cfg != nil {

@@ -11,14 +11,20 @@ import (
 // describeDelivery says how the consumers of a certificate are served.
 func describeDelivery(s *status.Certificate, v view) {
 	d := v.delivery
+	var w wanted
 	if v.cfg != nil {
-		w := wantedOf(v.cfg.Outputs, hooksOf(v.cfg.OnRenew))
-		w.generation, w.sha256, w.cas = d.Generation, d.SHA256, d.CAs
-		if v.live != nil {
-			w.sha256 = thumbprint(v.live.Leaf)
+		w = wantedOf(v.cfg.Outputs, hooksOf(v.cfg.OnRenew))
+	} else { // those of the last delivery are what is known
+		w.outputs = d.Outputs
+		for _, h := range d.Hooks {
+			w.hooks = append(w.hooks, h.Hook)
 		}
-		d = reconcile(d, w)
 	}
+	w.generation, w.sha256, w.cas = d.Generation, d.SHA256, d.CAs
+	if v.live != nil {
+		w.sha256 = thumbprint(v.live.Leaf)
+	}
+	d = reconcile(d, w)
 	held := 0
 	for _, h := range d.Hooks {
 		s.Hooks = append(s.Hooks, status.Hook{

@@ -48,7 +48,7 @@ func (e *event) MarshalZerologObject(z *zerolog.Event) {
 	}
 	z.Float64("took_seconds", e.Ended.Sub(e.Started).Seconds())
 	if g := e.Generation; g != nil {
-		z.Int("generation", g.Number).Str("serial", g.Meta.Serial).
+		z.Int("generation", g.Number).Str("serial", g.Serial()).
 			Time("not_before", g.Leaf.NotBefore.UTC()).Time("not_after", g.Leaf.NotAfter.UTC()).Int("connections", e.Connections)
 	}
 	if e.Class != "" {

@@ -443,8 +443,8 @@ func (k *keeper) leaf() *renew.Leaf {
 
 // schedule sets when to look again: for the sake of the certificate, and of its delivery.
 func (k *keeper) schedule(at, delivery time.Time) {
-	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 {
-		// Somebody may repair a credential or an anchor, which no event tells.
+	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 || k.saveErr != nil || k.courier.saveErr != nil {
+		// Somebody may repair a credential or an anchor, or make room on the disk, which no event tells.
 		if soon := k.agent.o.Now().Add(maxSleep); at.IsZero() || at.After(soon) {
 			at = soon
 		}

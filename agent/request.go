@@ -25,6 +25,8 @@ type Host struct {
 	Hostname func() (string, error)
 	// MachineID is the contents of /etc/machine-id (machine-id(5)); "" where there is none.
 	MachineID string
+	// Volatile: MachineID is, or may be, another one after each boot. It can be a name, but nothing is told by it from what was.
+	Volatile bool
 }
 
 var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}

@@ -21,7 +21,7 @@ func (a *Agent) tick(ctx context.Context) {
 	defer timer.Stop()
 	credible := a.clock.credible()
 	var minute, fed time.Time // when the slow part and the watchdog were last served
-	wall, mono, slept := a.o.Now().Round(0), time.Now(), suspended()
+	wall, mono, slept := a.o.Now(), time.Now(), suspended()
 	for {
 		select {
 		case <-ctx.Done():
@@ -39,9 +39,9 @@ func (a *Agent) tick(ctx context.Context) {
 			a.keepLastGood()
 		}
 		asleep := suspended()
-		stepped := now.Round(0).Sub(wall) - started.Sub(mono)
+		stepped := now.Sub(wall) - started.Sub(mono)
 		set := stepped - (asleep - slept)
-		wall, mono, slept = now.Round(0), started, asleep
+		wall, mono, slept = now, started, asleep
 		if set.Abs() > clockStep {
 			a.clockSet(now, set)
 		}

@@ -50,6 +50,9 @@ func (g *Generation) TLS() tls.Certificate {
 	return t
 }
 
+// Serial is the certificate's serial number in whole bytes of lower-case hexadecimal.
+func (g *Generation) Serial() string { return serial(g.Leaf) }
+
 // File is the absolute path of one of the generation's files: "cert.pem", "chain.pem", "fullchain.pem", "ca.pem", "key.pem".
 func (g *Generation) File(name string) string { return filepath.Join(g.Dir, name) }
 

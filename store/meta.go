@@ -98,7 +98,6 @@ func (i Issue) meta(machineID string) Meta {
 	return m
 }
 
-// serial is a serial number in whole bytes of lower-case hexadecimal.
 func serial(c *x509.Certificate) string {
 	if b := c.SerialNumber.Bytes(); len(b) > 0 {
 		return hex.EncodeToString(b)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"certagent/agent"
 	"certagent/agent/config"
 	"certagent/agent/status"
 )
@@ -182,19 +181,4 @@ func built() time.Time {
 		return time.Time{}
 	}
 	return time.Unix(seconds, 0)
-}
-
-func host() (agent.Host, error) {
-	id, err := os.ReadFile("/etc/machine-id")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return agent.Host{}, fmt.Errorf("read the machine-id: %w", err)
-	}
-	line := string(id)
-	for i, r := range line {
-		if r == '\n' {
-			line = line[:i]
-			break
-		}
-	}
-	return agent.Host{Hostname: os.Hostname, MachineID: line}, nil
 }

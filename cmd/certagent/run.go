@@ -121,11 +121,8 @@ func obey(ctx context.Context, signals <-chan os.Signal, a *agent.Agent) {
 
 // open opens the store and makes the agent of cfg.
 func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) (*agent.Agent, *store.Store, error) {
-	h, err := host()
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err := store.Open(cfg.StateDir, store.Options{MachineID: h.MachineID})
+	h := host()
+	s, err := store.Open(cfg.StateDir, store.Options{MachineID: h.LastingID()})
 	if err != nil {
 		return nil, nil, badStateDir(err)
 	}

@@ -80,16 +80,12 @@ func (p *program) survey() (status.Snapshot, error) {
 	if errors.Is(configErr, fs.ErrPermission) {
 		configErr = nil // the state directory tells enough
 	}
-	h, err := host()
-	if err != nil {
-		return status.Snapshot{}, failed(err)
-	}
 	running, err := store.Held(dir)
 	if err != nil {
 		return status.Snapshot{}, failed(err)
 	}
 	snapshot, err := agent.Survey(agent.SurveyOptions{
-		Config: cfg, ConfigError: configErr, Store: s, Running: running, Version: version, Built: built(), Host: h, Now: now,
+		Config: cfg, ConfigError: configErr, Store: s, Running: running, Version: version, Built: built(), Host: host(), Now: now,
 	})
 	if err != nil {
 		return status.Snapshot{}, failed(err)
