@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,9 +42,15 @@ func TestLastGoodAndClock(t *testing.T) {
 			t.Errorf("%v, %v, want %v", got, err, want)
 		}
 	}
-	must(t, os.WriteFile(filepath.Join(s.Dir(), "clock.json"), []byte(`{"mark":"20`), 0o644))
-	if got, err := s.Clock(); err == nil || got != (store.Clock{}) {
-		t.Errorf("damaged: %v, %v", got, err)
+	path = filepath.Join(s.Dir(), "clock.json")
+	text, err := os.ReadFile(path)
+	must(t, err)
+	another := bytes.ReplaceAll(text, []byte(`"mark": "20`), []byte(`"mark": "21`)) // not torn, and in order but for its sum
+	for _, damaged := range [][]byte{[]byte(`{"mark":"20`), another, []byte(`{"mark":"2026-01-01T00:00:00Z"}`), []byte(`{}`)} {
+		must(t, os.WriteFile(path, damaged, 0o644))
+		if got, err := s.Clock(); err == nil || got != (store.Clock{}) {
+			t.Errorf("damaged: %v, %v from %s", got, err, damaged)
+		}
 	}
 }
 
