@@ -139,11 +139,19 @@ func renewAt(q question, plan renew.Plan) time.Time {
 	if plan.RenewAt.IsZero() {
 		return plan.NextChange
 	}
-	guard := q.policy.Guard(*q.leaf, q.issued)
+	guard := q.policy.Guard(*q.leaf, notAhead(q.issued, q.now))
 	if guard.After(plan.RenewAt) && guard.Before(q.leaf.NotAfter) {
 		return guard
 	}
 	return plan.RenewAt
+}
+
+// notAhead is issued, when a generation was stored, or zero where that lies ahead of now: it was so by a wrong clock.
+func notAhead(issued, now time.Time) time.Time {
+	if issued.Sub(now) > clockStep {
+		return time.Time{}
+	}
+	return issued
 }
 
 func whyOf(r reason) string {

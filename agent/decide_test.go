@@ -79,6 +79,9 @@ func TestDecide(t *testing.T) {
 		{name: "the guard holds a certificate that was due when it was issued", q: due, change: func(q *question) {
 			q.issued = at(.84)
 		}, at: at(.89)},
+		{name: "a time of issue that lies ahead was a wrong clock's, and guards nothing", q: due, change: func(q *question) {
+			q.issued = at(.86)
+		}, attempt: true, reason: reasonThreshold, at: at(.8)},
 		{name: "the guard does not bind a force", q: due, change: func(q *question) {
 			q.issued, q.retry.Reissue = at(.84), "forced"
 		}, attempt: true, reason: reasonForced, at: at(.85)},

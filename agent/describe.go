@@ -118,8 +118,9 @@ func describe(v view) status.Certificate {
 	default:
 		s.State = status.Valid
 	}
+	issued := notAhead(g.Meta.Issued, v.now)
 	switch {
-	case plan.BornDue, !g.Meta.Issued.IsZero() && policy.Plan(leafOf(g, v.retry), g.Meta.Issued).State == renew.Due:
+	case plan.BornDue, !issued.IsZero() && policy.Plan(leafOf(g, v.retry), issued).State == renew.Due:
 		s.Problems = append(s.Problems, Problem{
 			Code: "born-due", Text: fmt.Sprintf("the certificate, issued for %s, was due for renewal when it arrived (threshold %s)",
 				g.Leaf.NotAfter.Sub(g.Leaf.NotBefore), policy.Threshold),
