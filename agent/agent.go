@@ -49,12 +49,14 @@ type Options struct {
 	// Watchdog is how often the service manager wants to hear of the Agent; 0 means it does not.
 	Watchdog time.Duration
 
-	Now    func() time.Time                    // default time.Now
-	Rand   func() float64                      // in [0, 1); default math/rand/v2
-	Synced func() bool                         // whether the system says that its clock is synchronised; default adjtimex(2)
-	Host   Host                                // default: this device
-	Keys   keys.Provider                       // default: files
-	Dial   func(est.Options) (Enroller, error) // default est.New
+	Now    func() time.Time // default time.Now
+	Rand   func() float64   // in [0, 1); default math/rand/v2
+	Synced func() bool      // whether the system says that its clock is synchronised; default adjtimex(2)
+	// Suspended is for how long the system has been suspended since it started; default CLOCK_BOOTTIME less CLOCK_MONOTONIC.
+	Suspended func() time.Duration
+	Host      Host                                // default: this device
+	Keys      keys.Provider                       // default: files
+	Dial      func(est.Options) (Enroller, error) // default est.New
 	// Provisional asks a server for CA certificates that are not trusted yet; default est.Provisional.
 	Provisional func(context.Context, est.Options) ([]*x509.Certificate, error)
 	// Outputs writes what consumers read; default: export.Writer for the owner of the state directory.
@@ -137,6 +139,9 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.Synced == nil {
 		o.Synced = func() bool { return systemSynced(o.Now()) }
+	}
+	if o.Suspended == nil {
+		o.Suspended = suspended
 	}
 	if o.Host.Hostname == nil {
 		o.Host.Hostname = os.Hostname

@@ -109,7 +109,7 @@ func (d *device) start(a *Agent, s *store.Store) (stop func()) {
 func (d *device) options(cfg *config.Config, s *store.Store) Options {
 	o := Options{
 		Config: cfg, Load: d.load, Store: s, Log: zerolog.New(d.logs), Version: "test",
-		Rand: func() float64 { return .5 }, Synced: func() bool { return false },
+		Rand: func() float64 { return .5 }, Synced: func() bool { return false }, Suspended: func() time.Duration { return 0 },
 		Host: Host{Hostname: func() (string, error) { return "gateway", nil }, MachineID: "test"},
 		Dial: d.ca.dial,
 	}

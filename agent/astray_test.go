@@ -22,6 +22,7 @@ type astray struct {
 	off    atomic.Int64 // by how much the device's clock is ahead of the true time, which is the bubble's
 	caOff  atomic.Int64 // the same of the CA's
 	synced atomic.Bool  // what the system says of its clock
+	slept  atomic.Int64 // for how long the system was suspended
 	built  time.Time
 }
 
@@ -35,6 +36,7 @@ func newAstray(t *testing.T, lifetime time.Duration, text string) *astray {
 	a.ca.now = func() time.Time { return time.Now().Add(time.Duration(a.caOff.Load())) }
 	a.change = func(o *Options) {
 		o.Now, o.Built, o.Synced = a.now, a.built, a.synced.Load
+		o.Suspended = func() time.Duration { return time.Duration(a.slept.Load()) }
 		o.Dial = func(eo est.Options) (Enroller, error) {
 			return &datedClient{fakeClient: &fakeClient{ca: a.ca, o: eo, known: eo.Known}}, nil
 		}
@@ -46,6 +48,12 @@ func (a *astray) now() time.Time           { return time.Now().Add(time.Duration
 func (a *astray) set(ahead time.Duration)  { a.off.Store(int64(ahead)) }
 func (a *astray) both(ahead time.Duration) { a.set(ahead); a.caOff.Store(int64(ahead)) }
 
+// sleep suspends the device: the world's clock moves on, and the monotonic one stands still.
+func (a *astray) sleep(d time.Duration) {
+	a.both(time.Duration(a.off.Load()) + d)
+	a.slept.Add(int64(d))
+}
+
 // mark is what clock.json says.
 func (a *astray) mark() time.Time {
 	a.t.Helper()
@@ -53,12 +61,12 @@ func (a *astray) mark() time.Time {
 	if os.IsNotExist(err) {
 		return time.Time{}
 	}
-	var c store.Clock
-	if err == nil {
-		err = json.Unmarshal(data, &c)
-	}
 	if err != nil {
 		a.t.Fatal(err)
+	}
+	var c store.Clock
+	if json.Unmarshal(data, &c) != nil {
+		return time.Time{} // the test damaged it
 	}
 	return c.Mark
 }
@@ -85,7 +93,9 @@ func (a *astray) works(when string) {
 	if now.Before(leaf.NotBefore) || !now.Before(leaf.NotAfter) {
 		a.t.Errorf("%s: at %v the live certificate is valid from %v to %v", when, now, leaf.NotBefore, leaf.NotAfter)
 	}
-	for name, at := range map[string]time.Time{"next try": r.NextTry, "Retry-After": r.RetryAfter, "approval": r.PendingUntil, "last try": r.LastTry} {
+	for name, at := range map[string]time.Time{
+		"next try": r.NextTry, "Retry-After": r.RetryAfter, "approval": r.PendingUntil, "last try": r.LastTry,
+	} {
 		if at.Sub(now) > 7*day {
 			a.t.Errorf("%s: at %v the %s is %v", when, now, name, at)
 		}

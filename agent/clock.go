@@ -77,8 +77,16 @@ func (c *clock) reached() time.Time {
 // renewed notes that a certificate has served: it was held until the threshold, and the server renewed it by itself. So the
 // time from which on it is valid has come. No more is concluded from an exchange. That the server's own certificate is valid
 // now says little, as it may be so for ten years; that one was issued now says that the CA's clock agrees with this
-// one, and both may be wrong for an hour. Neither must make the right time incredible afterwards.
-func (c *clock) renewed(notBefore time.Time) { c.observe(earliest(notBefore, c.o.Now()), false) }
+// one, and both may be wrong for an hour, or for a day, in which certificates that live for an hour renew each other. None
+// of this must make the right time incredible afterwards: one that has served for less than a week says nothing.
+func (c *clock) renewed(notBefore time.Time) {
+	if c.o.Now().Sub(notBefore) >= servedAtLeast {
+		c.observe(notBefore, false)
+	}
+}
+
+// servedAtLeast is longer than the clocks of a device and of its server go wrong together with nobody seeing it.
+const servedAtLeast = 7 * 24 * time.Hour
 
 // synchronised looks at the system's synchronisation; only that may take back a mark that lies ahead.
 func (c *clock) synchronised() {
@@ -98,13 +106,6 @@ func (c *clock) observe(at time.Time, synced bool) {
 	if err := c.o.Store.SaveClock(store.Clock{Mark: next.Mark, Refuted: next.Refuted}); err != nil {
 		c.o.Log.Warn().Err(err).Msg("the newest corroborated time could not be written")
 	}
-}
-
-func earliest(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 const (

@@ -21,7 +21,7 @@ func (a *Agent) tick(ctx context.Context) {
 	defer timer.Stop()
 	credible := a.clock.credible()
 	var minute, fed time.Time // when the slow part and the watchdog were last served
-	wall, mono, slept := a.o.Now(), time.Now(), suspended()
+	wall, mono, slept := a.o.Now(), time.Now(), a.o.Suspended()
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,7 +38,7 @@ func (a *Agent) tick(ctx context.Context) {
 			send(a.lookAtOutputs, struct{}{})
 			a.keepLastGood()
 		}
-		asleep := suspended()
+		asleep := a.o.Suspended()
 		stepped := now.Sub(wall) - started.Sub(mono)
 		set := stepped - (asleep - slept)
 		wall, mono, slept = now, started, asleep

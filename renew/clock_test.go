@@ -1,6 +1,7 @@
 package renew_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -34,11 +35,11 @@ func TestJudge(t *testing.T) {
 		{"a mark older than the build", renew.Clock{Build: build, Mark: build.Add(-day)}, time.Unix(131, 0), beforeBuild},
 		{"far ahead", renew.Clock{Build: build, Mark: mark}, mark.AddDate(12, 0, 0), ""},
 		{"before a build that is refuted", renew.Clock{Build: build, Refuted: build}, build.AddDate(-4, 0, 0), ""},
-		{"before the mark, the build is refuted", renew.Clock{Build: mark.AddDate(4, 0, 0), Refuted: mark.AddDate(4, 0, 0), Mark: mark},
-			mark.Add(-time.Second), beforeMark},
+		{"before the mark, the build is refuted",
+			renew.Clock{Build: mark.AddDate(4, 0, 0), Refuted: mark.AddDate(4, 0, 0), Mark: mark}, mark.Add(-time.Second), beforeMark},
 		{"before a later build than the refuted one", renew.Clock{Build: build, Refuted: build.Add(-day)}, time.Unix(131, 0), beforeBuild},
-		{"a GPS receiver 1024 weeks behind", renew.Clock{Build: build}, build.Add(-1024 * 7 * day), "the clock says 2006-05-27 08:00:00 UTC, " +
-			"but this program was built from sources of 2026-01-10 08:00:00 UTC: nothing is tried or judged expired until it is set or synchronised"},
+		{"a GPS receiver 1024 weeks behind", renew.Clock{Build: build}, build.Add(-1024 * 7 * day),
+			strings.Replace(beforeBuild, "1970-01-01 00:02:11", "2006-05-27 08:00:00", 1)},
 	} {
 		credible, why := c.clock.Judge(c.now)
 		if credible != (c.why == "") || why != c.why {
@@ -118,7 +119,8 @@ func TestMisdated(t *testing.T) {
 	for _, c := range []struct {
 		life, patience time.Duration
 	}{
-		{365 * day, day}, {4 * day, day}, {day, 6 * time.Hour}, {time.Hour, 15 * time.Minute}, {time.Minute, 10 * time.Minute}, {0, 10 * time.Minute},
+		{365 * day, day}, {4 * day, day}, {day, 6 * time.Hour},
+		{time.Hour, 15 * time.Minute}, {time.Minute, 10 * time.Minute}, {0, 10 * time.Minute},
 	} {
 		l := renew.Leaf{NotBefore: birth, NotAfter: birth.Add(c.life)}
 		if l.Misdated(birth.Add(-c.patience)) || !l.Misdated(birth.Add(-c.patience-1)) || l.Misdated(birth.Add(time.Hour)) {

@@ -39,9 +39,20 @@ func newAstray(t *testing.T, program string, lifetime time.Duration) *astray {
 	a.server = esttest.New(t, esttest.Options{Lifetime: lifetime, Now: func() time.Time {
 		return time.Now().Add(time.Duration(a.off.Load()))
 	}})
-	a.configure(fmt.Sprintf("[cert_issuance.est]\ntrusted_certs = [\"file://%s\"]\n[cert_issuance.est.auth]\nusername = \"estuser\"\n"+
-		"password = \"estpwd\"\n[cert_issuance.est.urls]\ndefault = %q\n[cert_issuance.certs.device-id]\nmethod = \"est\"\n"+
-		"common_name = \"gateway\"\n[cert_issuance.certs.device-id.auto_renew]\nrotate_key = false\njitter = \"0%%\"\n", a.server.CAFile(), a.server.URL()))
+	a.configure(fmt.Sprintf(`[cert_issuance.est]
+trusted_certs = ["file://%s"]
+[cert_issuance.est.auth]
+username = "estuser"
+password = "estpwd"
+[cert_issuance.est.urls]
+default = %q
+[cert_issuance.certs.device-id]
+method = "est"
+common_name = "gateway"
+[cert_issuance.certs.device-id.auto_renew]
+rotate_key = false
+jitter = "0%%"
+`, a.server.CAFile(), a.server.URL()))
 	a.set(0)
 	return a
 }
@@ -73,9 +84,12 @@ func (a *astray) under(kernel string, args ...string) *exec.Cmd {
 	}
 	plain := a.command(args...)
 	// With -D the process is the program itself, and strace a grandchild of its own.
-	cmd := exec.Command("strace", append([]string{"-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=adjtimex,clock_adjtime",
-		"-e", "inject=adjtimex,clock_adjtime:" + kernel, "-E", "LD_PRELOAD=" + library[0], "qemu-x86_64", a.program}, plain.Args[1:]...)...)
-	cmd.Env = append(plain.Env, "FAKETIME_TIMESTAMP_FILE="+a.path("clock"), "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1",
+	cmd := exec.Command("strace", append([]string{
+		"-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=adjtimex,clock_adjtime", "-e", "inject=adjtimex,clock_adjtime:" + kernel,
+		"-E", "LD_PRELOAD=" + library[0], "qemu-x86_64", a.program,
+	}, plain.Args[1:]...)...)
+	cmd.Env = append(plain.Env,
+		"FAKETIME_TIMESTAMP_FILE="+a.path("clock"), "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1",
 		// The service manager's watchdog has the clock task look each second in place of each minute.
 		"WATCHDOG_USEC=3000000", "WATCHDOG_PID=", "TZ=Pacific/Kiritimati")
 	return cmd
@@ -125,8 +139,8 @@ func (a *astray) issued() (n int) {
 func buildAt(t *testing.T, committed time.Time) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "certagent")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", fmt.Sprintf("-X main.committed=%d", committed.Unix()),
-		"-o", program, ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath",
+		"-ldflags", fmt.Sprintf("-X main.committed=%d", committed.Unix()), "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -152,7 +166,8 @@ func TestClockFromOutside(t *testing.T) {
 		a.logged(0, "the clock is not credible")
 		a.signal(syscall.SIGHUP)
 		a.logged(0, `"message":"configuration loaded"`)
-		if code, text := a.says(); code != status.ExitNotYetValid || !strings.Contains(text, "clock-not-credible") || !strings.Contains(text, "the clock says 197") {
+		code, text := a.says()
+		if code != status.ExitNotYetValid || !strings.Contains(text, "clock-not-credible") || !strings.Contains(text, "the clock says 197") {
 			t.Errorf("status in 1970: exit code %d\n%s", code, text)
 		}
 		if out, err := a.under(notSynced, "run", "--once").CombinedOutput(); err == nil {
@@ -182,7 +197,8 @@ func TestClockFromOutside(t *testing.T) {
 		first := a.next("device-id", nil)
 		a.set(30 * year)
 		a.logged(0, "certificate not issued")
-		if code, text := a.says(); code != status.ExitExpired || !strings.Contains(text, "est-untrusted") || !strings.Contains(text, "check the clock") {
+		code, text := a.says()
+		if code != status.ExitExpired || !strings.Contains(text, "est-untrusted") || !strings.Contains(text, "check the clock") {
 			t.Errorf("status in the glitch: exit code %d\n%s", code, text)
 		}
 		said := len(a.log.String())
