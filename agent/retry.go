@@ -27,7 +27,7 @@ func (k *keeper) readRetry() error {
 	return nil
 }
 
-// maxUnread is how often in a row the retry state may be unreadable before it counts as none.
+// maxUnread is how often in a row the retry state, or that of delivery, may be unreadable before it counts as none.
 const maxUnread = 3
 
 // noticeCommit finds a generation that was committed and not recorded, because the agent was killed between the two: what
