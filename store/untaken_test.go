@@ -2,45 +2,17 @@ package store_test
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"certagent/store"
 	"certagent/store/durable"
+	"certagent/store/durable/durabletest"
 	"certagent/store/storetest"
 )
-
-// barred is a disk on which nothing new can be made while it is shut.
-type barred struct {
-	durable.FS
-	err  error
-	shut atomic.Bool
-}
-
-func (b *barred) bar(path string) error {
-	if b.shut.Load() {
-		return &fs.PathError{Op: "make", Path: path, Err: b.err}
-	}
-	return nil
-}
-
-func (b *barred) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
-	if flag&os.O_CREATE != 0 {
-		if err := b.bar(path); err != nil {
-			return nil, err
-		}
-	}
-	return b.FS.OpenFile(path, flag, m)
-}
-
-func (b *barred) Mkdir(path string, m fs.FileMode) error {
-	return errors.Join(b.bar(path), b.FS.Mkdir(path, m))
-}
 
 // On a disk that takes nothing the store opens all the same, before there is anything and after the lock was lost, and writes
 // nothing. When the disk takes something Present makes up for it, also for what a crash left; nobody else gets the lock then.
@@ -59,8 +31,8 @@ func TestOpenOnADiskThatTakesNothing(t *testing.T) {
 					must(t, os.Mkdir(filepath.Dir(dir), 0o755))
 					prepare(dir)
 					_, none := os.Stat(filepath.Join(dir, "certs"))
-					disk := &barred{FS: durable.OS{}, err: errno}
-					disk.shut.Store(true)
+					disk := &durabletest.Disk{FS: durable.OS{}, Err: errno}
+					disk.Shut.Store(true)
 					s, err := store.Open(dir, store.Options{FS: disk})
 					must(t, err)
 					defer s.Close()
@@ -82,7 +54,7 @@ func TestOpenOnADiskThatTakesNothing(t *testing.T) {
 							t.Errorf("%s: %v", what, err)
 						}
 					}
-					disk.shut.Store(false)
+					disk.Shut.Store(false)
 					if err := c.SaveRetry(store.Retry{}); !errors.Is(err, errno) {
 						t.Errorf("written without the lock: %v", err)
 					}
@@ -108,12 +80,12 @@ func TestOpenOnADiskThatTakesNothing(t *testing.T) {
 // Another agent that was faster on a disk that takes something again keeps it.
 func TestAnotherIsFasterOnADiskThatTookNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	disk := &barred{FS: durable.OS{}, err: syscall.ENOSPC}
-	disk.shut.Store(true)
+	disk := &durabletest.Disk{FS: durable.OS{}, Err: syscall.ENOSPC}
+	disk.Shut.Store(true)
 	s, err := store.Open(dir, store.Options{FS: disk})
 	must(t, err)
 	other := open(t, dir)
-	disk.shut.Store(false)
+	disk.Shut.Store(false)
 	if err := s.Present(); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("beside another agent: %v", err)
 	}
