@@ -159,6 +159,7 @@ func (k *keeper) look(ctx context.Context) {
 		k.configured(c)
 	default:
 	}
+	k.roomAgain()
 	q, err := k.question()
 	if err != nil {
 		k.tried = true // nobody must wait for what cannot be tried

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"time"
 
 	"certagent/store"
 )
@@ -39,6 +40,17 @@ func (k *keeper) noticeCommit() {
 	m := k.live.Meta
 	k.retry = store.Retry{
 		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
+	}
+}
+
+// roomAgain has tried at once what failed because the disk took nothing, when it takes something again: by the back-off, which
+// is there for servers, a disk that was full for a day would cost an hour more.
+func (k *keeper) roomAgain() {
+	if k.running || k.saveErr == nil || k.retry.LastClass != classStore {
+		return
+	}
+	if k.save(); k.saveErr == nil {
+		k.retry.NextTry = time.Time{}
 	}
 }
 
