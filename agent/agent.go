@@ -84,6 +84,8 @@ type Agent struct {
 	writing, telling slots
 	// lookAtOutputs has watchOutputs look.
 	lookAtOutputs chan struct{}
+	// vanished are the paths of outputs whose certificates had left the configuration at the start.
+	vanished []string
 	// authorities keeps the CA certificates of the servers fresh.
 	authorities *authorities
 	// rewake tells the clock task that a keeper's wake time changed.
@@ -211,6 +213,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	tasks.Go(func() { a.tick(ctx) })            // ends with ctx
 	tasks.Go(func() { a.authorities.run(ctx) }) // ends with ctx
 	go a.watchOutputs(ctx)                      // ends with ctx, unless a file system hangs
+	go a.sweep(a.vanished)                      // ends when it has looked, unless a file system hangs
 	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
 		Str("version", a.o.Version).Msg("agent started")
 	line := a.Snapshot().Line()

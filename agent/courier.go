@@ -19,6 +19,7 @@ import (
 type Exporter interface {
 	Check(export.Set, map[string]export.Mark) []export.Result
 	Apply(export.Set, map[string]export.Mark) []export.Result
+	Sweep(paths []string) (clean []string)
 }
 
 // HookRunner is what a delivery needs to tell consumers; [hook.Runner] is one.
@@ -33,6 +34,7 @@ type courier struct {
 	// Mailboxes. touched: an output is not what it was. again: somebody may have mended something.
 	touched, again chan struct{}
 	done           chan handed
+	swept          chan []string // see sweepFormer
 	// lookout is for the minute's look at the outputs; nil while there is nothing to look at.
 	lookout atomic.Pointer[lookout]
 
@@ -40,10 +42,13 @@ type courier struct {
 	outdated bool // the outputs are to be looked at: since the start, or another configuration
 	settled  bool // see deliveryQuestion
 	running  bool
+	sweep    bool // former outputs are to be swept: since the start, or another configuration
+	sweeping bool
 	cancel   context.CancelFunc // ends the running step
 	event    *deliveryEvent     // of the delivery under way; nil between two
 	saveErr  error              // the state could not be written
 	readErr  error              // what is to be delivered could not be found out
+	unread   int                // how often state could not be read from disk, in a row
 }
 
 // handed is what came of a step.
@@ -57,13 +62,14 @@ type handed struct {
 
 func newCourier() courier {
 	return courier{
-		touched: make(chan struct{}, 1), again: make(chan struct{}, 1), done: make(chan handed, 1), outdated: true,
+		touched: make(chan struct{}, 1), again: make(chan struct{}, 1), done: make(chan handed, 1),
+		swept: make(chan []string, 1), outdated: true, sweep: true,
 	}
 }
 
 // retryNow has everything that failed tried again now.
 func (c *courier) retryNow() {
-	c.outdated = true
+	c.outdated, c.sweep = true, true
 	for i := range c.state.Hooks {
 		c.state.Hooks[i].NextTry = time.Time{}
 	}
@@ -76,7 +82,11 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 	if c.running || ctx.Err() != nil {
 		return time.Time{}
 	}
-	asked := len(k.cfg.Outputs) > 0 || len(hooksOf(k.cfg.OnRenew)) > 0 || len(c.state.Outputs)+len(c.state.Hooks) > 0
+	if c.readErr = k.readDelivery(); c.readErr != nil {
+		return k.agent.o.Now().Add(maxSleep)
+	}
+	asked := len(k.cfg.Outputs) > 0 || len(hooksOf(k.cfg.OnRenew)) > 0 ||
+		len(c.state.Outputs)+len(c.state.Hooks)+len(c.state.Former) > 0
 	if !asked || k.live == nil || k.agent.o.Host.cloned(k.live) { // what another device uses is not handed out here
 		c.lookout.Store(nil)
 		c.readErr = nil
@@ -91,6 +101,7 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 		return k.agent.o.Now().Add(maxSleep)
 	}
 	c.state = reconcile(c.state, to.wanted())
+	k.sweepFormer()
 	step := nextStep(deliveryQuestion{now: k.agent.o.Now(), state: c.state, outdated: c.outdated, settled: c.settled})
 	if step.none() {
 		k.saveDelivery()
@@ -110,6 +121,25 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 	k.saveDelivery()
 	k.hand(ctx, step, to)
 	return time.Time{}
+}
+
+// readDelivery reads what could not be read at the start. As with the retry state, one error must not have it written over,
+// and a bad sector must not hold up the consumers for ever.
+func (k *keeper) readDelivery() error {
+	c := &k.courier
+	if c.unread == 0 {
+		return nil
+	}
+	d, err := k.stored.Delivery()
+	if err != nil && c.unread < maxUnread {
+		c.unread++
+		return err
+	}
+	if err != nil {
+		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("delivery state not read; everything is delivered again")
+	}
+	c.state, c.unread = d, 0
+	return nil
 }
 
 // hand makes a step beside the keeper. It ends with ctx, unless a file system hangs, and always with a letter.

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"certagent/agent/config"
 	"certagent/store"
+	"certagent/store/durable"
 	"certagent/store/durable/durabletest"
 	"certagent/store/storetest"
 )
@@ -225,4 +227,48 @@ func TestADiskThatIsBack(t *testing.T) {
 			t.Errorf("a second agent on the disk that is back: %v", err)
 		}
 	})
+}
+
+// TestADiskThatWasFull: while the disk takes nothing, tries follow the back-off of failures, so that no server is asked each
+// minute; when it takes something again the certificate comes within a minute, however long the back-off had become. That
+// the disk was full from the start changes nothing.
+func TestADiskThatWasFull(t *testing.T) {
+	for _, before := range []string{"nothing", "the directories"} {
+		t.Run("with "+before, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, day, oneCertificate)
+				disk := &durabletest.Disk{FS: durable.OS{Root: d.state()}, Err: syscall.ENOSPC}
+				if before != "nothing" {
+					s, err := store.Open(d.state(), store.Options{})
+					if err := errors.Join(err, s.Close()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				disk.Shut.Store(true)
+				running := d.run(durabletest.New(disk, 0, durabletest.Fail))
+				if running == nil {
+					t.Fatal("it does not start on a full disk")
+				}
+				time.Sleep(5 * time.Hour)
+				synctest.Wait()
+				c := device0(running.Agent)
+				if !hasProblem(c.Problems, "store") || !strings.Contains(fmt.Sprint(c.Problems), "no space left on device") {
+					t.Errorf("problems: %+v", c.Problems)
+				}
+				if asked := len(d.ca.fetches()); len(d.ca.seen()) > 0 || asked > 15 {
+					t.Errorf("in five hours %d enrolments, /cacerts was asked %d times", len(d.ca.seen()), asked)
+				}
+				disk.Shut.Store(false)
+				time.Sleep(time.Minute + time.Second)
+				synctest.Wait()
+				if live, err := d.pair("device-id"); live == nil || err != nil {
+					t.Errorf("a minute after there was room: %v\n%s", err, d.logs)
+				}
+				if n := strings.Count(d.logs.String(), `"level":"error"`); n > 15 {
+					t.Errorf("%d errors in five hours:\n%s", n, d.logs)
+				}
+				running.stop()
+			})
+		})
+	}
 }

@@ -22,7 +22,8 @@ const reasonCABundle = "ca-bundle"
 
 // reconcile is the state of delivery as it is to be for w. For another certificate, or other CA certificates, everything is
 // to be done again. For the same, what the configuration has had all along keeps its state, wherever it stands in the
-// list now; what it did not have is to be done; what it has no more is forgotten. It is without I/O and without a clock.
+// list now; what it did not have is to be done; what it has no more is forgotten, but for the paths of outputs, beside which
+// a crash may have left something. It is without I/O and without a clock.
 func reconcile(was store.Delivery, w wanted) store.Delivery {
 	d := store.Delivery{
 		Generation: w.generation, SHA256: w.sha256, CAs: w.cas, Reason: was.Reason,
@@ -53,6 +54,7 @@ func reconcile(was store.Delivery, w wanted) store.Delivery {
 		}
 		d.Outputs = append(d.Outputs, o)
 	}
+	d.Former = formerOf(was, d.Outputs)
 	left := slices.Clone(was.Hooks)
 	for _, name := range w.hooks {
 		h := store.DeliveredHook{Hook: name, State: store.StepPending}
@@ -63,6 +65,21 @@ func reconcile(was store.Delivery, w wanted) store.Delivery {
 		d.Hooks = append(d.Hooks, h)
 	}
 	return d
+}
+
+// formerOf are the paths of outputs that are none any more.
+func formerOf(was store.Delivery, now []store.DeliveredOutput) (former []string) {
+	paths := slices.Clone(was.Former)
+	for _, o := range was.Outputs {
+		paths = append(paths, o.Path)
+	}
+	for _, path := range paths {
+		is := slices.ContainsFunc(now, func(o store.DeliveredOutput) bool { return o.Path == path })
+		if !is && !slices.Contains(former, path) {
+			former = append(former, path)
+		}
+	}
+	return former
 }
 
 // deliveryQuestion is everything that nextStep looks at.

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,15 @@ func TestReconcile(t *testing.T) {
 		if twice := reconcile(got, tc.w); !reflect.DeepEqual(twice, got) {
 			t.Errorf("%s: a second time it is\n%+v, not\n%+v", tc.name, twice, got)
 		}
+	}
+	// Beside an output that is none any more a crash may have left something, until it is one again.
+	moved := with(func(w *wanted) { w.outputs = []store.DeliveredOutput{output("o3"), output("o2")} })
+	if d := reconcile(was, moved); !slices.Equal(d.Former, []string{"o1"}) {
+		t.Errorf("former outputs %q", d.Former)
+	} else if d := reconcile(d, wanted{sha256: "B"}); !slices.Equal(d.Former, []string{"o1", "o3", "o2"}) {
+		t.Errorf("former outputs in the end %q", d.Former)
+	} else if d := reconcile(d, moved); !slices.Equal(d.Former, []string{"o1"}) {
+		t.Errorf("former outputs when two are back %q", d.Former)
 	}
 	// What was known of a file serves for the next generation too: what did not change is not written again.
 	next := reconcile(was, with(func(w *wanted) { w.sha256 = "B" }))

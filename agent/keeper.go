@@ -68,7 +68,7 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
 	}
 	if k.courier.state, err = stored.Delivery(); err != nil {
-		a.o.Log.Error().Str("certificate", c.ID).Err(err).Msg("delivery state not read; everything is delivered again")
+		k.courier.unread = 1
 	}
 	k.readLive()
 	k.noticeCommit()
@@ -101,6 +101,8 @@ func (k *keeper) loop(ctx context.Context) {
 			k.finish(r)
 		case l := <-k.courier.done:
 			k.delivered(l)
+		case clean := <-k.courier.swept:
+			k.sweptFormer(clean)
 		case <-k.courier.touched:
 			k.courier.outdated = true
 		case <-k.courier.again:
@@ -170,6 +172,7 @@ func (k *keeper) look(ctx context.Context) {
 		k.configured(c)
 	default:
 	}
+	k.roomAgain()
 	q, err := k.question()
 	if err != nil {
 		k.tried = true // nobody must wait for what cannot be tried

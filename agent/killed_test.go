@@ -22,6 +22,7 @@ import (
 	"certagent/store"
 	"certagent/store/durable"
 	"certagent/store/durable/durabletest"
+	"certagent/store/export"
 	"certagent/store/storetest"
 )
 
@@ -55,7 +56,9 @@ func dieInATurn(task string) error {
 	if err != nil {
 		return err
 	}
+	uid, gid := s.Owner()
 	a, err := New(Options{
+		Outputs: export.Writer{FS: fsys, UID: uid, GID: gid}, Hooks: realHooks(),
 		Config: cfg, Load: load, Store: s, Log: zerolog.Nop(), Synced: func() bool { return false },
 		Now:  func() time.Time { return time.Now().Add(l.Ahead) },
 		Dial: unreliable(fsys, func(o est.Options) (Enroller, error) { return est.New(o) }),

@@ -51,6 +51,7 @@ func (a *Agent) Once(ctx context.Context) error {
 			}
 		})
 	}
+	rest.Go(func() { a.sweep(a.vanished) })
 	rest.Wait()
 	return failed
 }
@@ -99,6 +100,9 @@ func (k *keeper) deliverOnce(ctx context.Context) error {
 			break
 		}
 		k.delivered(<-k.courier.done)
+	}
+	if k.courier.sweeping {
+		k.sweptFormer(<-k.courier.swept)
 	}
 	return k.courier.undelivered()
 }

@@ -28,10 +28,11 @@ func (a *Agent) reload(ctx context.Context) error {
 	a.clock.ignore(!cfg.Clock.Check)
 	wanted, stamp := map[string]bool{}, stampOf(cfg.Files)
 	var added, changed, removed []string
+	letters := map[string]configuration{}
 	for _, c := range cfg.Certificates {
 		wanted[c.ID] = true
 		a.mu.Lock()
-		k, have := a.keepers[c.ID]
+		_, have := a.keepers[c.ID]
 		old, _ := a.cfg.Certificate(c.ID)
 		a.mu.Unlock()
 		switch {
@@ -42,12 +43,7 @@ func (a *Agent) reload(ctx context.Context) error {
 			}
 			added = append(added, c.ID)
 		case !sameCertificate(*old, c):
-			// The mailbox holds one letter; a newer configuration replaces one that was not read yet.
-			select {
-			case <-k.configure:
-			default:
-			}
-			send(k.configure, configuration{c, stamp})
+			letters[c.ID] = configuration{c, stamp}
 			changed = append(changed, c.ID)
 		}
 	}
@@ -70,6 +66,14 @@ func (a *Agent) reload(ctx context.Context) error {
 		a.startLocked(ctx, id)
 	}
 	for id, k := range a.keepers {
+		if l, is := letters[id]; is {
+			// The mailbox holds one letter; a newer configuration replaces one that was not read yet.
+			select {
+			case <-k.configure:
+			default:
+			}
+			send(k.configure, l)
+		}
 		if slices.Contains(changed, id) || slices.Contains(added, id) {
 			send(k.kick, struct{}{})
 		} else {
@@ -110,16 +114,18 @@ func (a *Agent) dropPending(id string) {
 	}
 }
 
-// dropVanished drops the requests of certificates that left the configuration while no agent ran.
+// dropVanished drops the requests of certificates that left the configuration while no agent ran, and notes their outputs.
 func (a *Agent) dropVanished() {
 	ids, err := a.o.Store.IDs()
 	if err != nil {
 		a.o.Log.Warn().Err(err).Msg("certificates on disk not listed")
 	}
 	for _, id := range ids {
-		if a.keepers[id] == nil {
-			a.dropPending(id)
+		if a.keepers[id] != nil {
+			continue
 		}
+		a.dropPending(id)
+		a.vanished = append(a.vanished, a.vanishedOutputs(id)...)
 	}
 }
 

@@ -29,7 +29,7 @@ func (k *keeper) readRetry() error {
 	return nil
 }
 
-// maxUnread is how often in a row the retry state may be unreadable before it counts as none.
+// maxUnread is how often in a row the retry state, or that of delivery, may be unreadable before it counts as none.
 const maxUnread = 3
 
 // noticeCommit finds a generation that was committed and not recorded, because the agent was killed between the two: what
@@ -54,6 +54,17 @@ func believed(r store.Retry, now time.Time) store.Retry {
 	return store.Retry{
 		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Login: r.Login, Losses: r.Losses,
 		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Drift: store.Drift{Wanted: r.Drift.Wanted},
+	}
+}
+
+// roomAgain has tried at once what failed because the disk took nothing, when it takes something again: by the back-off, which
+// is there for servers, a disk that was full for a day would cost an hour more.
+func (k *keeper) roomAgain() {
+	if k.running || k.saveErr == nil || k.retry.LastClass != classStore {
+		return
+	}
+	if k.save(); k.saveErr == nil {
+		k.retry.NextTry = time.Time{}
 	}
 }
 

@@ -39,6 +39,9 @@ func (c *Certificate) remove(dir string) error { return durable.RemoveTree(c.sto
 
 // makeDir makes the certificate's directory where it is missing.
 func (c *Certificate) makeDir() error {
+	if err := c.store.writable(); err != nil {
+		return err
+	}
 	if err := c.checkPlace(); err != nil {
 		return err
 	}
@@ -151,8 +154,8 @@ func (c *Certificate) Generation(n int) (*Generation, error) {
 // Restore makes the newest generation that verifies live, and gives it; ErrMissing if none does. The generation that
 // was live stays on disk. It writes nothing when that generation is live already.
 func (c *Certificate) Restore() (*Generation, error) {
-	if c.store.readOnly {
-		return nil, errReadOnly
+	if err := c.store.writable(); err != nil {
+		return nil, err
 	}
 	if err := c.checkPlace(); err != nil {
 		return nil, fmt.Errorf("look for certificate %s: %w", c.id, err)

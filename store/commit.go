@@ -53,8 +53,8 @@ func (c *Certificate) Commit(i Issue) (*Generation, error) {
 }
 
 func (c *Certificate) commit(i Issue) (*Generation, error) {
-	if c.store.readOnly {
-		return nil, errReadOnly
+	if err := c.store.writable(); err != nil {
+		return nil, err
 	}
 	switch {
 	case i.Leaf == nil:

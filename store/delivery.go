@@ -25,6 +25,9 @@ type Delivery struct {
 	Outputs []DeliveredOutput `json:"outputs"`
 	Hooks   []DeliveredHook   `json:"hooks"`
 
+	// Former are the paths of outputs that are none any more, for as long as a crash may have left something beside them.
+	Former []string `json:"former,omitempty"`
+
 	Failures int       `json:"failures"`          // tries to write the outputs, in a row, that left one unwritten
 	NextTry  time.Time `json:"next_try,omitzero"` // of those
 }

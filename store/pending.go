@@ -162,8 +162,8 @@ func (c *Certificate) SavePending(k keys.Key, r Pending) (*Pending, error) {
 }
 
 func (c *Certificate) savePending(k keys.Key, r *Pending) error {
-	if c.store.readOnly {
-		return errReadOnly
+	if err := c.store.writable(); err != nil {
+		return err
 	}
 	if k == nil {
 		return errors.New("no key given")
@@ -243,8 +243,8 @@ func (c *Certificate) install(stage string) error {
 
 // DropPending forgets the pending request and its key; none is no error.
 func (c *Certificate) DropPending() error {
-	if c.store.readOnly {
-		return errReadOnly
+	if err := c.store.writable(); err != nil {
+		return err
 	}
 	c.write.Lock()
 	defer c.write.Unlock()

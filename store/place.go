@@ -11,7 +11,8 @@ import (
 )
 
 // ensureDir makes dir where it is missing, and checks that it is not in a place where everybody could have put it (walk),
-// nor a stranger's to a process of user euid. It gives the path with links resolved and what was found there.
+// nor a stranger's to a process of user euid. It gives the path with links resolved and what was found there. Where it is
+// missing and cannot be made there is only the path.
 func ensureDir(fsys durable.FS, dir string, p durable.Perm, euid int) (string, fs.FileInfo, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -20,7 +21,7 @@ func ensureDir(fsys durable.FS, dir string, p durable.Perm, euid int) (string, f
 	real, info, err := walk(fsys, dir, euid)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := durable.MkdirAll(fsys, real, p); err != nil {
-			return "", nil, err
+			return real, nil, err
 		}
 		real, info, err = walk(fsys, dir, euid)
 	}

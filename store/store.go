@@ -38,6 +38,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"certagent/store/durable"
 	"certagent/store/keys"
@@ -53,6 +55,9 @@ var (
 
 // errReadOnly is what writing to a [View] gives.
 var errReadOnly = errors.New("the store was opened for reading only")
+
+// errUntaken is until [Open] has tried.
+var errUntaken = errors.New("it is being opened")
 
 // Options are what a [Store] may be told. The zero value is right for the real thing.
 type Options struct {
@@ -73,7 +78,11 @@ type Store struct {
 	readOnly  bool // opened by View
 
 	mu   sync.Mutex    // guards lock
-	lock *durable.Lock // nil in a View and after Close
+	lock *durable.Lock // nil in a View and after Close, and may be while untaken
+
+	// untaken is why the directory could not be taken yet; nil once it was. Until then nothing is written: it may be
+	// another agent's.
+	untaken atomic.Pointer[error]
 
 	trust sync.Mutex // held by what changes a server's trust, from reading to writing it
 
@@ -85,6 +94,10 @@ type Store struct {
 // left: see the package comment. What cannot be settled now, on a full disk for example, is left for the next write and
 // does not keep the store from opening. The error is ErrLocked when another agent holds the directory.
 //
+// Nor does a disk that takes nothing at all just now, because it is full or read-only, so that not even the lock can
+// be had: then there is a store from which can be read what there is, and which writes nothing until [Store.Present] has
+// made up for it.
+//
 // A directory that others could take over is ErrUnsafe: one that everybody may write, that belongs to somebody else but
 // root, or that is reached through a link or somebody else's directory in a place where everybody may write. A sticky
 // directory such as /tmp is fine as a place. When root opens a directory that belongs to another user, that user owns what is written.
@@ -94,31 +107,85 @@ func Open(dir string, o Options) (*Store, error) {
 
 func open(dir string, o Options, euid int) (*Store, error) {
 	s, err := openDir(dir, o, euid)
-	if err != nil {
+	if err == nil {
+		err = s.take()
+	}
+	switch {
+	case err == nil:
+	case s != nil && takesNothing(err):
+		s.untaken.Store(&err)
+	case s != nil:
+		return nil, errors.Join(fmt.Errorf("open state directory: %w", err), s.Close())
+	default:
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
-	if s.lock, err = s.acquire(); err != nil {
-		return nil, fmt.Errorf("open state directory: %w", err)
-	}
-	if err := s.makeSkeleton(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open state directory: %w", err), s.lock.Release())
-	}
-	s.settle()
 	return s, nil
 }
 
-// openDir finds or makes the directory, checks it, and learns whom it belongs to.
+// take makes the store the one that may write: the lock, the directories, and an end to what a crash interrupted.
+func (s *Store) take() error {
+	anew := s.lock == nil || !s.lock.Held()
+	if anew {
+		lock, err := s.acquire()
+		if err != nil {
+			return err
+		}
+		if s.lock != nil {
+			_ = s.lock.Release() // of a file that nobody can reach any more
+		}
+		s.lock = lock
+	}
+	if err := s.makeSkeleton(); err != nil {
+		return err
+	}
+	switch {
+	case s.untaken.Load() != nil:
+		s.settle()
+		s.untaken.Store(nil)
+	case anew:
+		s.syncSkeleton()
+	}
+	return nil
+}
+
+// takesNothing tells an error of a disk on which nothing can be written now, and perhaps later.
+func takesNothing(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// writable says why nothing may be written; nil if it may.
+func (s *Store) writable() error {
+	if s.readOnly {
+		return errReadOnly
+	}
+	if why := s.untaken.Load(); why != nil {
+		return fmt.Errorf("the state directory was not to be had at the start and is not yet: %w", *why)
+	}
+	return nil
+}
+
+// openDir finds or makes the directory, checks it, and learns whom it belongs to. Where it could only not be made there is a
+// store beside the error.
 func openDir(dir string, o Options, euid int) (*Store, error) {
 	fsys := o.FS
 	if fsys == nil {
 		fsys = durable.OS{}
 	}
 	dir, info, err := ensureDir(fsys, dir, durable.Mode(0o755), euid)
-	if err != nil {
+	if dir == "" {
 		return nil, err
 	}
 	s := newStore(dir, o)
-	s.euid = euid
+	s.euid, s.owner = euid, euid
+	s.untaken.Store(new(errUntaken))
+	if err != nil {
+		return s, err
+	}
 	uid, gid := durable.Owner(info)
 	if s.owner = uid; euid == 0 && uid > 0 {
 		s.uid, s.gid = uid, gid
@@ -194,22 +261,8 @@ func (s *Store) Present() error {
 	if _, _, err := ensureDir(s.fs, s.dir, s.perm(0o755), s.euid); err != nil {
 		return fmt.Errorf("find state directory: %w", err)
 	}
-	anew := s.lock == nil || !s.lock.Held()
-	if anew {
-		lock, err := s.acquire()
-		if err != nil {
-			return fmt.Errorf("find state directory: %w", err)
-		}
-		if s.lock != nil {
-			_ = s.lock.Release() // of a file that nobody can reach any more
-		}
-		s.lock = lock
-	}
-	if err := s.makeSkeleton(); err != nil {
+	if err := s.take(); err != nil {
 		return fmt.Errorf("find state directory: %w", err)
-	}
-	if anew {
-		s.syncSkeleton()
 	}
 	return nil
 }
@@ -360,8 +413,8 @@ func existing(fsys durable.FS, dirs ...string) []string {
 
 // saveIfChanged writes a file unless it holds data, with that mode, already and durably. What is no file there is set aside.
 func (s *Store) saveIfChanged(path string, data []byte, mode fs.FileMode) error {
-	if s.readOnly {
-		return errReadOnly
+	if err := s.writable(); err != nil {
+		return err
 	}
 	old, info, err := s.read(path)
 	if failed, _ := s.unsynced.Load(path); failed != true && err == nil && bytes.Equal(old, data) && info.Mode() == mode {

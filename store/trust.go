@@ -185,8 +185,8 @@ func (s *Store) UpdateTrust(server string, update func(Trust) Trust) error {
 }
 
 func (s *Store) updateTrust(name string, update func(Trust) Trust) error {
-	if s.readOnly {
-		return errReadOnly
+	if err := s.writable(); err != nil {
+		return err
 	}
 	s.trust.Lock()
 	defer s.trust.Unlock()

@@ -87,7 +87,8 @@ func (g *gateway) serves(h held) error {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cas)
-	if _, err := h.leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	by := x509.VerifyOptions{Roots: pool, CurrentTime: h.leaf.NotAfter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	if _, err := h.leaf.Verify(by); err != nil {
 		return fmt.Errorf("ca: %w", err)
 	}
 	full, err := read("fullchain+root")

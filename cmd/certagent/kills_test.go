@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"software.sslmate.com/src/go-pkcs12"
 
 	"certagent/agent/status"
 	"certagent/est/esttest"
@@ -32,8 +37,10 @@ func kills(t *testing.T) int {
 }
 
 // TestKilledWhileRenewing kills the program as it is shipped, with SIGKILL and at random moments, while it does nothing but
-// renew certificates of a second. After each kill, and before anything mends it, the pair that a consumer finds matches,
-// no key is open to others, nothing has gone back in time, and status can be read.
+// renew certificates of a second and deliver them. After each kill, and before anything mends it, the pair that a consumer
+// finds matches, each output that holds a whole pair does so too, no key is open to others, nothing has gone back in time,
+// and status can be read. No hook ever sees outputs of two generations. When the program comes to rest, all outputs are of
+// the live generation, the hook was told of it, and nothing is left over.
 func TestKilledWhileRenewing(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "certagent")
@@ -44,19 +51,24 @@ func TestKilledWhileRenewing(t *testing.T) {
 	}
 	s := esttest.New(t, esttest.Options{Lifetime: time.Second})
 	const devices = 4
-	var renewed atomic.Int64
+	var renewed, told atomic.Int64
 	t.Run("devices", func(t *testing.T) {
 		for range devices {
 			t.Run("device", func(t *testing.T) {
 				t.Parallel()
 				g := newGateway(t)
+				if err := os.Mkdir(g.path("out"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				g.write("p12.password", "geheim\n")
 				// Due as soon as the guard lets it, 5 % of the lifetime after the last one.
 				g.configure(fmt.Sprintf("[log]\nlevel = \"error\"\n[cert_issuance.est]\ntrusted_certs = [\"file://%s\"]\n"+
 					"[cert_issuance.est.auth]\nusername = %q\npassword = %q\n[cert_issuance.est.urls]\ndefault = %q\n"+
 					"[cert_issuance.certs.mqtt]\ncommon_name = \"mqtt\"\n[cert_issuance.certs.mqtt.auto_renew]\n"+
 					"rotate_key = true\nthreshold = \"1%%\"\nretry = \"1%%\"\njitter = \"0%%\"\n",
-					s.CAFile(), esttest.DefaultUser, esttest.DefaultPassword, s.URL()))
-				g.runs(t, "run", "--once")
+					s.CAFile(), esttest.DefaultUser, esttest.DefaultPassword, s.URL()) +
+					outputsFor(g, everyFormat...) + hooksFor(g.tells()))
+				g.mustRest(t)
 				last := generationOf(t, g)
 				if last == 0 {
 					t.Fatal("there is no certificate to begin with")
@@ -72,25 +84,82 @@ func TestKilledWhileRenewing(t *testing.T) {
 					if wrong := storetest.Wrong(g.path("state")); len(wrong) > 0 {
 						t.Errorf("kill %d: on disk: %v", n, wrong)
 					}
+					if err := g.wholeOutputs(); err != nil {
+						t.Errorf("kill %d: outputs: %v", n, err)
+					}
 					if c := g.certificate("mqtt"); c.Generation != now || c.State == status.KeyMismatch || c.State == status.Missing {
 						t.Errorf("kill %d: generation %d is live, and status says %+v", n, now, c)
+					}
+					if n%10 == 9 {
+						g.mustRest(t)
+						last = generationOf(t, g)
 					}
 					if t.Failed() {
 						return
 					}
 				}
 				renewed.Add(int64(last - first))
-				g.runs(t, "run", "--once")
-				if left, err := storetest.Leftovers(g.path("state")); err != nil || len(left) > 0 {
-					t.Errorf("left over in the end: %v, %v", left, err)
-				}
+				told.Add(int64(len(g.lines("told"))))
+				g.mustRest(t)
 			})
 		}
 	})
-	t.Logf("%d kills; certificates were renewed %d times meanwhile", kills(t)/devices*devices, renewed.Load())
-	if renewed.Load() == 0 {
-		t.Error("nothing was renewed while it was killed: this tested something else")
+	t.Logf("%d kills; certificates were renewed %d times and hooks run %d times meanwhile",
+		kills(t)/devices*devices, renewed.Load(), told.Load())
+	if renewed.Load() == 0 || told.Load() == 0 {
+		t.Error("nothing was renewed or delivered while it was killed: this tested something else")
 	}
+}
+
+// tells is a hook that finds out whether the outputs are all of the generation that it is told of, and notes that or the
+// opposite. Its first word is for one that outlives its agent, whose successor writes the outputs anew under its eyes.
+func (g *gateway) tells() string {
+	return fmt.Sprintf(`cd %s; torn=; `+
+		`for f in cert chain fullchain key ca; do cmp -s $CERTAGENT_DIRECTORY/$f.pem out/$f || torn="$torn $f"; done; `+
+		`grep -q "^PPid:.$PPID\$" /proc/$$/status || torn=; `+
+		`if test -n "$torn"; then echo $CERTAGENT_GENERATION$torn >>torn; else echo $CERTAGENT_GENERATION >>told; fi`, g.dir)
+}
+
+// mustRest has everything done that is to be done, and checks that it is.
+func (g *gateway) mustRest(t *testing.T) {
+	t.Helper()
+	if code, out := g.runs(t, "run", "--once"); code != exitOK {
+		t.Fatalf("certagent run --once: %d\n%s", code, out)
+	}
+	h := g.mustRead("mqtt")
+	if err := g.serves(h); err != nil {
+		t.Errorf("at rest the outputs are not those of %s: %v", h.dir, err)
+	}
+	if told := g.lines("told"); len(told) == 0 || told[len(told)-1] != strconv.Itoa(generationOf(t, g)) {
+		t.Errorf("at rest %s is live, and the hook was last told of %q", h.dir, told[max(0, len(told)-1):])
+	}
+	if torn := g.lines("torn"); len(torn) > 0 {
+		t.Errorf("a hook ran on outputs of two generations: %q", torn)
+	}
+	left, err := storetest.Leftovers(g.path("state"))
+	beside, besideErr := filepath.Glob(g.path("out", ".*"))
+	if left = append(left, beside...); len(left) > 0 || errors.Join(err, besideErr) != nil {
+		t.Errorf("left over at rest: %v, %v, %v", left, err, besideErr)
+	}
+}
+
+// wholeOutputs checks what a consumer can rely on at any moment: a file that holds key and certificate holds a pair.
+func (g *gateway) wholeOutputs() error {
+	if _, err := tls.LoadX509KeyPair(g.path("out", "combined"), g.path("out", "combined")); err != nil {
+		return fmt.Errorf("combined: %w", err)
+	}
+	data, err := os.ReadFile(g.path("out", "pkcs12"))
+	if err != nil {
+		return err
+	}
+	key, leaf, _, err := pkcs12.DecodeChain(data, "geheim")
+	if err != nil {
+		return fmt.Errorf("pkcs12: %w", err)
+	}
+	if signer, ok := key.(crypto.Signer); !ok || !storetest.SameKey(signer.Public(), leaf.PublicKey) {
+		return errors.New("pkcs12: the key is not the certificate's")
+	}
+	return nil
 }
 
 // dieWhileRenewing runs the program for a random moment.

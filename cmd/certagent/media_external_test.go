@@ -134,19 +134,7 @@ func TestAFullMedium(t *testing.T) {
 		}
 		t.Run("out of inodes", func(t *testing.T) {
 			g, old := onMedium(t, s, func(g *gateway) { g.mount("tmpfs", "tmpfs", "medium", 0, "nr_inodes=40") })
-			var made []string
-			for n := 0; ; n++ {
-				path := g.path("medium", strconv.Itoa(n))
-				f, err := os.Create(path)
-				if errors.Is(err, syscall.ENOSPC) {
-					break
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				f.Close()
-				made = append(made, path)
-			}
+			made := g.useUp()
 			g.signal(syscall.SIGUSR1)
 			g.sick(old, "no space left on device")
 			for _, path := range made {
@@ -158,6 +146,23 @@ func TestAFullMedium(t *testing.T) {
 			g.tidy()
 		})
 	})
+}
+
+// useUp takes all the inodes there are, and says what to remove to give them back.
+func (g *gateway) useUp() (made []string) {
+	g.t.Helper()
+	for n := 0; ; n++ {
+		path := g.path("medium", strconv.Itoa(n))
+		f, err := os.Create(path)
+		if errors.Is(err, syscall.ENOSPC) {
+			return made
+		}
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		f.Close()
+		made = append(made, path)
+	}
 }
 
 // fill takes all the room there is.

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,9 +162,51 @@ func (g *gateway) certificate(id string) status.Certificate {
 // until looks again and again until ok is true. There is nothing to be notified by: the tests look from outside.
 func (g *gateway) until(what string, ok func() bool) {
 	g.t.Helper()
+	g.within(patience, what, ok)
+}
+
+// within is until for what may take longer, such as what the agent looks at once a minute.
+func (g *gateway) within(patience time.Duration, what string, ok func() bool) {
+	g.t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			g.t.Fatalf("did not happen within %v: %s", patience, what)
+		}
+	}
+}
+
+// manager is a service manager (sd_notify(3)): the variable by which an agent finds it, and a function that waits until it
+// hears something and gives the whole message.
+func (g *gateway) manager() (variable string, hear func(what string) string) {
+	g.t.Helper()
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: g.path("notify"), Net: "unixgram"})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { socket.Close() })
+	heard := make(chan string, 1000)
+	go func() { // ends when the socket is closed
+		defer close(heard)
+		buf := make([]byte, 4096)
+		for {
+			n, err := socket.Read(buf)
+			if err != nil {
+				return
+			}
+			heard <- string(buf[:n])
+		}
+	}()
+	return "NOTIFY_SOCKET=" + g.path("notify"), func(what string) string {
+		g.t.Helper()
+		for timeout := time.After(patience); ; {
+			select {
+			case m := <-heard:
+				if strings.Contains(m, what) {
+					return m
+				}
+			case <-timeout:
+				g.t.Fatalf("systemd never heard %q", what)
+			}
 		}
 	}
 }

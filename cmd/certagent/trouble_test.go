@@ -2,14 +2,12 @@ package main
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"certagent/est/esttest"
 )
@@ -183,37 +181,8 @@ func TestServiceManager(t *testing.T) {
 	s.Stop()
 	g := newGateway(t)
 	g.configure(tutorial(t, s))
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: g.path("notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	heard := make(chan string, 1000)
-	go func() { // ends when the socket is closed
-		defer close(heard)
-		buf := make([]byte, 4096)
-		for {
-			n, err := socket.Read(buf)
-			if err != nil {
-				return
-			}
-			heard <- string(buf[:n])
-		}
-	}()
-	hear := func(what string) string {
-		t.Helper()
-		for timeout := time.After(patience); ; {
-			select {
-			case m := <-heard:
-				if strings.Contains(m, what) {
-					return m
-				}
-			case <-timeout:
-				t.Fatalf("systemd never heard %q", what)
-			}
-		}
-	}
-	g.start("NOTIFY_SOCKET="+g.path("notify"), "WATCHDOG_USEC=2000000")
+	manager, hear := g.manager()
+	g.start(manager, "WATCHDOG_USEC=2000000")
 	hear("READY=1")
 	hear("STATUS=0 of 1 certificates valid; device-id: missing, unavailable, next try")
 	hear("WATCHDOG=1")

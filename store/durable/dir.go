@@ -64,7 +64,7 @@ func StageDir(fsys FS, parent string, p Perm) (string, error) {
 	}
 	if err != nil {
 		_ = fsys.Remove(path) // the first error is the one to tell; the name is swept at the next start
-		return "", fmt.Errorf("make %s: %w", path, cause(err))
+		return "", fmt.Errorf("make %s: %w", shown(path), cause(err))
 	}
 	return path, nil
 }
@@ -72,7 +72,7 @@ func StageDir(fsys FS, parent string, p Perm) (string, error) {
 // SyncDir makes the names in a directory survive a crash (fsync(2) on the directory).
 func SyncDir(fsys FS, path string) error {
 	if err := withDir(fsys, path, 0, func(d File) error { return d.Sync() }); err != nil {
-		return fmt.Errorf("sync directory %s: %w", path, cause(err))
+		return fmt.Errorf("sync directory %s: %w", shown(path), cause(err))
 	}
 	return nil
 }

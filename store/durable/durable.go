@@ -160,6 +160,17 @@ func IsTempOf(name, path string) bool {
 	return IsTemp(name) && strings.HasPrefix(name, tempPrefix+tempTag(path))
 }
 
+// shown is path for people, and the same at each try: what is random in the names of TempName is left out.
+func shown(path string) string {
+	names := strings.Split(path, "/")
+	for i, name := range names {
+		if IsTemp(name) {
+			names[i] = tempPrefix + "*" + tempSuffix
+		}
+	}
+	return strings.Join(names, "/")
+}
+
 // cause drops the operation and path that the system's calls put in front, where the message names a better one.
 func cause(err error) error {
 	if e, ok := errors.AsType[*ChownError](err); ok {

@@ -600,3 +600,19 @@ func TestALockThatIsTakenIsTheOneThatIsThere(t *testing.T) {
 		t.Error("somebody else has the lock, too")
 	}
 }
+
+// A try that fails as the one before says the same, so that it can be told to be no news.
+func TestErrorsAreTheSameAtEachTry(t *testing.T) {
+	dir := t.TempDir()
+	full := &durabletest.Disk{FS: durable.OS{}, Err: syscall.ENOSPC}
+	full.Shut.Store(true)
+	for name, try := range map[string]func() error{
+		"WriteFile": func() error { return durable.WriteFile(full, filepath.Join(dir, "f"), nil, durable.Mode(0o644)) },
+		"Mkdir":     func() error { return durable.Mkdir(full, filepath.Join(dir, "d"), durable.Mode(0o755)) },
+	} {
+		a, b := try(), try()
+		if !errors.Is(a, syscall.ENOSPC) || a.Error() != b.Error() || !strings.Contains(a.Error(), dir) {
+			t.Errorf("%s: %v, then %v", name, a, b)
+		}
+	}
+}

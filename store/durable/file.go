@@ -60,7 +60,7 @@ func Create(fsys FS, path string, data []byte, p Perm) error {
 	if err != nil {
 		// Nothing is removed here: running out of descriptors is told before the kernel looks whether the name is
 		// taken, and then it would be somebody else's file.
-		return fmt.Errorf("create %s: %w", path, cause(err))
+		return fmt.Errorf("create %s: %w", shown(path), cause(err))
 	}
 	err = p.apply(f, path)
 	if err == nil {
@@ -71,7 +71,7 @@ func Create(fsys FS, path string, data []byte, p Perm) error {
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		_ = fsys.Remove(path) // the first error is the one to tell; what is left is swept at the next start
-		return fmt.Errorf("create %s: %w", path, cause(err))
+		return fmt.Errorf("create %s: %w", shown(path), cause(err))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -61,10 +62,7 @@ func results(files []*file) []Result {
 func (w Writer) look(s Set, marks map[string]Mark) []*file {
 	files := make([]*file, len(s.Outputs))
 	for i, o := range s.Outputs {
-		f := &file{out: o, by: w, path: o.Path, fs: w.FS}
-		if f.fs == nil {
-			f.fs = durable.OS{}
-		}
+		f := w.file(o)
 		if f.err = w.prepare(f, s.Pair); f.err == nil {
 			f.err = f.compare(marks[o.Path])
 		}
@@ -78,6 +76,14 @@ func (w Writer) look(s Set, marks map[string]Mark) []*file {
 		files[i] = f
 	}
 	return files
+}
+
+func (w Writer) file(o Output) *file {
+	f := &file{out: o, by: w, path: o.Path, fs: w.FS}
+	if f.fs == nil {
+		f.fs = durable.OS{}
+	}
+	return f
 }
 
 // prepare finds out where an output goes and what it should be.
@@ -106,12 +112,19 @@ func sweep(files []*file) {
 			entries, _ = durable.ReadDir(f.fs, f.dir())
 			listed[f.dir()] = entries
 		}
-		for _, e := range entries {
-			if durable.IsTempOf(e.Name(), f.path) && e.Type().IsRegular() {
-				_ = f.fs.Remove(filepath.Join(f.dir(), e.Name()))
-			}
+		_ = f.sweep(entries)
+	}
+}
+
+// sweep removes what is left of f among the entries of its directory.
+func (f *file) sweep(entries []fs.DirEntry) error {
+	var errs []error
+	for _, e := range entries {
+		if durable.IsTempOf(e.Name(), f.path) && e.Type().IsRegular() {
+			errs = append(errs, f.fs.Remove(filepath.Join(f.dir(), e.Name())))
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // stage writes a new file for each output that needs one, complete, with its owner, group and mode, and synced.

@@ -12,6 +12,7 @@
 package export
 
 import (
+	"errors"
 	"io/fs"
 
 	"certagent/store/durable"
@@ -96,4 +97,23 @@ func (w Writer) Apply(s Set, marks map[string]Mark) []Result {
 	dirs.sync(files)
 	prove(files)
 	return results(files)
+}
+
+// Sweep removes what an Apply that died half-way left of outputs with these paths, for outputs that are none any more; the
+// files at the paths themselves stay. It gives the paths of which nothing is left, among them those whose directory is gone.
+func (w Writer) Sweep(paths []string) (clean []string) {
+	for _, path := range paths {
+		f := w.file(Output{Path: path})
+		err := w.place(f)
+		if err == nil {
+			var entries []fs.DirEntry
+			if entries, err = durable.ReadDir(f.fs, f.dir()); err == nil {
+				err = f.sweep(entries)
+			}
+		}
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			clean = append(clean, path)
+		}
+	}
+	return clean
 }

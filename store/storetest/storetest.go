@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Pair is a certificate and its key as a consumer finds them.
@@ -198,7 +199,7 @@ func temporary(rel string) bool {
 	})
 }
 
-// Copy copies directories, files and links with their modes; to must not exist.
+// Copy copies directories, files and links with their modes and owners; to must not exist.
 func Copy(from, to string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -209,14 +210,18 @@ func Copy(from, to string) error {
 			return err
 		}
 		target := to + strings.TrimPrefix(path, from)
+		st := info.Sys().(*syscall.Stat_t)
 		switch d.Type() {
 		case fs.ModeDir:
-			return errors.Join(os.Mkdir(target, 0o700), os.Chmod(target, info.Mode()))
+			err = os.Mkdir(target, 0o700)
 		case fs.ModeSymlink:
 			link, err := os.Readlink(path)
-			return errors.Join(err, os.Symlink(link, target))
+			return errors.Join(err, os.Symlink(link, target), os.Lchown(target, int(st.Uid), int(st.Gid)))
+		default:
+			data, readErr := os.ReadFile(path)
+			err = errors.Join(readErr, os.WriteFile(target, data, 0o600))
 		}
-		data, err := os.ReadFile(path)
-		return errors.Join(err, os.WriteFile(target, data, 0o600), os.Chmod(target, info.Mode()))
+		// The mode comes last: giving a file away takes some bits off it.
+		return errors.Join(err, os.Chown(target, int(st.Uid), int(st.Gid)), os.Chmod(target, info.Mode()))
 	})
 }
