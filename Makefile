@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check bench performance fuzz sim test-root test-faults clean FORCE
+.PHONY: help build demo test check docs bench performance fuzz sim test-root test-faults clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -54,6 +54,9 @@ fuzz: ## every fuzz target for 30 s (FUZZTIME=5m, FUZZ=./est); a finding is writ
 	    echo "$$package $$target"; \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package; \
 	done <<< "$$targets"
+
+docs: ## the tables in docs/ that the code makes; make test holds them
+	$(GO) test -count=1 -run TestTablesOfOperations ./renew -update
 
 bench: ## the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -215,6 +216,14 @@ func (s *session) send(ctx context.Context, op string, id identity, p *store.Pen
 func (a *Agent) commit(
 	o order, e *event, id identity, want desired, p *store.Pending, issued *est.Issued,
 ) (*store.Generation, error) {
+	if o.live != nil && bytes.Equal(issued.Leaf.RawTBSCertificate, o.live.Leaf.RawTBSCertificate) {
+		// Taken for a renewal it would be one that brings nothing, for the consumers too, as often as the guard allows.
+		return nil, &est.Error{
+			Op: p.Operation, Server: p.Server, Identity: id.label, Class: est.ErrBadResponse, Status: http.StatusOK,
+			Err:  fmt.Errorf("the answer is the certificate that is live already (serial %s)", o.live.Meta.Serial),
+			Hint: "have the server issue a new certificate at each renewal, also for the same key; or set rotate_key = true",
+		}
+	}
 	if id.name == identitySelf && o.reason == reasonThreshold {
 		a.clock.renewed(o.live.Leaf.NotBefore)
 	}

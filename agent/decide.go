@@ -83,6 +83,9 @@ func decide(q question) decision {
 	}
 	retry := q.retry
 	later(q.policy.NextTry(q.leaf, triesOf(retry), q.now), "trying again")
+	if d.reason == reasonThreshold || d.reason == reasonExpired {
+		later(renew.Ration(retry.Spent, q.now), "the certificates of this server end too soon; one a minute is asked for")
+	}
 	later(renew.Obeyed(retry.RetryAfter, q.now, false), "the server asked to wait (Retry-After)")
 	later(renew.Obeyed(retry.PendingUntil, q.now, true), "waiting for approval at the server")
 	if d.reason == reasonDrift || d.reason == reasonKeyDrift {
@@ -139,11 +142,7 @@ func renewAt(q question, plan renew.Plan) time.Time {
 	if plan.RenewAt.IsZero() {
 		return plan.NextChange
 	}
-	guard := q.policy.Guard(*q.leaf, notAhead(q.issued, q.now))
-	if guard.After(plan.RenewAt) && guard.Before(q.leaf.NotAfter) {
-		return guard
-	}
-	return plan.RenewAt
+	return latest(plan.RenewAt, q.policy.Guard(*q.leaf, notAhead(q.issued, q.now)))
 }
 
 // notAhead is issued, when a generation was stored, or zero where that lies ahead of now: it was so by a wrong clock.

@@ -133,6 +133,13 @@ func describe(v view) status.Certificate {
 			Hint: "lower retry or the threshold", Notice: true,
 		})
 	}
+	if held := renew.Ration(v.retry.Spent, v.now); held.After(v.now) {
+		s.Problems = append(s.Problems, Problem{
+			Code: "renewed-too-often", Text: fmt.Sprintf("the certificate, issued for %s, has used up its ration of renewals; "+
+				"until the CA issues for longer it is renewed once a minute", g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)),
+			Hint: "have the CA issue for two minutes at least",
+		})
+	}
 	if len(g.Meta.Warnings) > 0 {
 		s.Problems = append(s.Problems, Problem{
 			Code: "altered-by-ca", Text: strings.Join(g.Meta.Warnings, "; "),

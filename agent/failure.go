@@ -60,7 +60,11 @@ type verdict struct {
 	canceled   bool          // the agent is stopping: no failure of anybody
 }
 
+// judge gives the zero verdict where there is no error.
 func judge(err error) verdict {
+	if err == nil {
+		return verdict{}
+	}
 	if f, ok := errors.AsType[*failure](err); ok {
 		f.problem.Text = f.Error()
 		return verdict{class: f.class, problem: f.problem}

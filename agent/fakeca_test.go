@@ -46,8 +46,10 @@ type fakeCA struct {
 	hidden   func(est.Options) error // why /cacerts does not answer
 	wants    *est.Attributes         // what /csrattrs answers
 	wantsErr error
-	keyOf    crypto.Signer       // what /serverkeygen gives
-	also     []*x509.Certificate // what /cacerts gives beside the CA
+	keyOf    crypto.Signer                                    // what /serverkeygen gives
+	also     []*x509.Certificate                              // what /cacerts gives beside the CA
+	alter    func(*x509.Certificate)                          // changes what is about to be signed
+	answer   func(issued *x509.Certificate) *x509.Certificate // what is given in place of it
 }
 
 // cacertsCall is one request for /cacerts.
@@ -134,6 +136,13 @@ func (ca *fakeCA) seen() []call {
 
 func (ca *fakeCA) since(t time.Time) []call {
 	return slices.DeleteFunc(ca.seen(), func(c call) bool { return c.at.Before(t) })
+}
+
+// issue has certificates altered before they are signed, and others given in their place; nil leaves it.
+func (ca *fakeCA) issue(alter func(*x509.Certificate), answer func(*x509.Certificate) *x509.Certificate) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.alter, ca.answer = alter, answer
 }
 
 // hide has /cacerts answer with what why says; nil lets it answer.
@@ -261,14 +270,20 @@ func (c *fakeClient) issue(ctx context.Context, op string, csr []byte, want est.
 		}
 	}
 	c.ca.serials++
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber: big.NewInt(c.ca.serials), RawSubject: request.RawSubject,
 		NotBefore: c.ca.now(), NotAfter: c.ca.now().Add(c.ca.lifetime), ExtraExtensions: request.Extensions,
-	}, c.ca.cert, public, c.ca.key)
+	}
+	if c.ca.alter != nil {
+		c.ca.alter(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, c.ca.cert, public, c.ca.key)
 	if err != nil {
 		return nil, err
 	}
-	issued.Leaf, err = x509.ParseCertificate(der)
+	if issued.Leaf, err = x509.ParseCertificate(der); err == nil && c.ca.answer != nil {
+		issued.Leaf = c.ca.answer(issued.Leaf)
+	}
 	return issued, err
 }
 

@@ -40,6 +40,7 @@ type keeper struct {
 	liveErr error             // why there is none
 	looked  bool              // the first look by a credible clock is over
 	tried   bool              // an attempt was made, or none is needed; see Agent.holds
+	ended   bool              // an attempt has ended since the agent was started
 	running bool
 	cancel  context.CancelFunc // ends the running attempt
 	saveErr error              // the retry state could not be written
@@ -71,7 +72,7 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 		k.courier.unread = 1
 	}
 	k.readLive()
-	k.noticeCommit()
+	k.noticeEnd()
 	k.tried = a.o.Host.own(k.live) != nil || k.live == nil && k.retry.Failures > 0
 	return k, nil
 }
@@ -209,13 +210,7 @@ func (k *keeper) question() (question, error) {
 	if err := k.repair(); err != nil {
 		return question{}, err
 	}
-	if login := a.login(&k.cfg, k.stamp); login != k.retry.Login {
-		if k.retry.Login != "" {
-			k.retry.Failures, k.retry.NextTry, k.retry.Refusals, k.retry.Problems = 0, time.Time{}, nil, nil
-			k.retry.Drift = store.Drift{}
-		}
-		k.retry.Login = login
-	}
+	k.noticeRepair()
 	credible := a.clock.credible()
 	if credible {
 		k.retry = believed(k.retry, now)
@@ -354,7 +349,7 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 	}
 }
 
-// resume spreads what came due while the agent was not running: a power cut must not bring a whole fleet back at once.
+// resume spreads what came due while the agent was not running.
 func (k *keeper) resume(q question, leaf renew.Leaf) {
 	if k.looked || !q.credible || k.retry.Reissue != "" {
 		return
@@ -368,6 +363,7 @@ func (k *keeper) start(ctx context.Context, d decision) {
 	k.running = true
 	o := k.order(d.reason)
 	o.early = d.reason == reasonThreshold && k.agent.o.Now().Before(d.plan.Threshold)
+	k.begin()
 	go func() {
 		if err := k.agent.slots.acquire(ctx); err != nil {
 			k.results <- result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 
 	"certagent/agent/config"
 	"certagent/store"
@@ -15,7 +16,9 @@ import (
 // login is a fingerprint of what a back-off belongs to: where the certificate comes from, who logs in, who is trusted, and how
 // far a server is followed.
 // When it changes, somebody repaired something and waiting longer would be wrong. It holds no secret and nothing that a
-// secret could be guessed from: a password written into the configuration counts by the files' times.
+// secret could be guessed from: a password counts by the times of the files that it stands in. Certificates and keys,
+// which nobody guesses, count by what they are: to write the same once more, as tools and systemd's credentials do, is no
+// repair.
 //
 // stamp is that of the configuration which c stands in: the files may be newer than what was read of them.
 func (a *Agent) login(c *config.Certificate, stamp string) string {
@@ -26,7 +29,7 @@ func (a *Agent) login(c *config.Certificate, stamp string) string {
 	}
 	fmt.Fprintln(h, c.URL, renewURL, c.RenewWith, c.ESTIdentity, c.Auth.HasPassword, c.Auth.Username, c.Trust.SystemRoots)
 	fmt.Fprintln(h, c.Trust.Fingerprint, c.RedirectHosts, c.LinkIdentity, c.Attributes)
-	files := append([]string{c.Auth.PasswordFile}, c.Trust.Files...)
+	files := slices.Clone(c.Trust.Files)
 	for _, pair := range []*config.KeyPair{c.Auth.Identity, c.Auth.Bootstrap} {
 		if pair != nil {
 			files = append(files, pair.Cert, pair.Key)
@@ -35,11 +38,24 @@ func (a *Agent) login(c *config.Certificate, stamp string) string {
 	if c.Auth.HasPassword && c.Auth.PasswordFile == "" {
 		fmt.Fprintln(h, stamp)
 	}
-	fmt.Fprintln(h, stampOf(files))
+	for _, f := range files {
+		fmt.Fprintln(h, contentOf(f))
+	}
+	fmt.Fprintln(h, stampOf([]string{c.Auth.PasswordFile}))
 	if g, _ := a.estLogin(c); g != nil {
 		fmt.Fprintln(h, g.Meta.SHA256)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// contentOf changes when what a file holds does.
+func contentOf(file string) string {
+	data, err := readCredential(file)
+	if err != nil {
+		return "-"
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // stampOf changes when one of the files does.

@@ -32,12 +32,14 @@ func (k *keeper) finish(r result) {
 	k.cancel()
 	now := k.agent.o.Now()
 	r.event.Ended = now
-	if r.err == nil {
-		k.succeeded(r, now)
-		return
-	}
 	v := judge(r.err)
 	if v.canceled {
+		return // what was recorded at its begin tells the next start of it
+	}
+	k.ended = true
+	k.retry.Begun, k.retry.Interrupted = time.Time{}, 0
+	if r.err == nil {
+		k.succeeded(r, now)
 		return
 	}
 	r.event.Class = v.class
@@ -52,6 +54,7 @@ func (k *keeper) succeeded(r result, now time.Time) {
 	k.retry = store.Retry{
 		LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
 		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift, Losses: k.retry.Losses,
+		Spent: spent(k.retry, reason(e.Reason), now),
 	}
 	k.save()
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
@@ -104,6 +107,13 @@ func (k *keeper) failed(r result, v verdict, now time.Time) {
 	}
 	k.save()
 	k.agent.o.Log.WithLevel(level).EmbedObject(e).Err(r.err).Msg(said)
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func latest(a, b time.Time) time.Time {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
 	"certagent/renew"
@@ -25,12 +26,18 @@ func (k *keeper) readRetry() error {
 	}
 	r.Reissue = cmp.Or(k.retry.Reissue, r.Reissue) // it may have been forced meanwhile
 	k.retry, k.unread = r, 0
-	k.noticeCommit()
+	k.noticeEnd()
 	return nil
 }
 
 // maxUnread is how often in a row the retry state, or that of delivery, may be unreadable before it counts as none.
 const maxUnread = 3
+
+// noticeEnd finds out how the last run of the agent ended, from what it recorded.
+func (k *keeper) noticeEnd() {
+	k.noticeCommit()
+	k.noticeInterruption()
+}
 
 // noticeCommit finds a generation that was committed and not recorded, because the agent was killed between the two: what
 // was wanted then is had, and no reason to ask for one more.
@@ -38,9 +45,10 @@ func (k *keeper) noticeCommit() {
 	if k.live == nil || !k.live.Meta.Issued.After(k.retry.LastSuccess) {
 		return
 	}
-	m := k.live.Meta
+	m, before := k.live.Meta, k.retry
 	k.retry = store.Retry{
-		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: k.retry.Login, Drift: k.retry.Drift,
+		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: before.Login, Drift: before.Drift,
+		Spent: spent(before, reason(m.Reason), m.Issued),
 	}
 }
 
@@ -53,7 +61,7 @@ func believed(r store.Retry, now time.Time) store.Retry {
 	}
 	return store.Retry{
 		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Login: r.Login, Losses: r.Losses,
-		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Drift: store.Drift{Wanted: r.Drift.Wanted},
+		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Spent: r.Spent, Begun: r.Begun, Drift: store.Drift{Wanted: r.Drift.Wanted},
 	}
 }
 
@@ -66,6 +74,78 @@ func (k *keeper) roomAgain() {
 	if k.save(); k.saveErr == nil {
 		k.retry.NextTry = time.Time{}
 	}
+}
+
+// spent is the ration of renewals after a certificate was issued: what the clock did not ask for is not rationed.
+func spent(before store.Retry, why reason, issued time.Time) time.Time {
+	if why != reasonThreshold && why != reasonExpired {
+		return before.Spent
+	}
+	return renew.Spend(before.Spent, issued)
+}
+
+// interruptionsAtOnce is how many tries in a row may end with the agent and be made again as soon as it is back. A power
+// cut is no failure of the server; but an agent that dies in each try, and is started again every five seconds, must not
+// be the server's trouble.
+const interruptionsAtOnce = 5
+
+// begin records that a try begins, so that the next start knows of it should this one not see it end. Once a try has
+// ended the agent is not one that dies in each, and the write is saved.
+func (k *keeper) begin() {
+	if !k.ended {
+		k.retry.Begun = k.agent.o.Now()
+		k.save()
+	}
+}
+
+// noticeInterruption gives a try that ended with the agent its place in the back-off.
+func (k *keeper) noticeInterruption() {
+	begun := k.retry.Begun
+	if begun.IsZero() {
+		return
+	}
+	k.retry.Begun = time.Time{}
+	k.retry.Interrupted++
+	beyond := k.retry.Interrupted - interruptionsAtOnce
+	if beyond <= 0 {
+		return
+	}
+	now := k.agent.o.Now()
+	begun = earliest(begun, now)
+	t := triesOf(k.retry)
+	asked, before := t.RetryAfter, t.Next
+	t = t.Tried(k.leaf(), begun)
+	t.RetryAfter, t.Next = asked, latest(before, begun.Add(k.cfg.Policy.Delay(k.leaf(), beyond, k.agent.o.Rand(), begun)))
+	keepTries(&k.retry, t)
+	p := Problem{
+		Code: "interrupted", Text: fmt.Sprintf("the agent ended during each of its last %d tries", k.retry.Interrupted),
+		Hint: "find out in the system's log what ends it (journalctl -u certagent); it goes on trying, and less and less often",
+	}
+	k.retry.Problems = stored([]Problem{p}, k.retry.Problems, now)
+}
+
+// A change of who logs in or whom we trust ends the back-off, since somebody repaired something. Whoever goes on changing
+// it, as a tool does that rewrites a file every minute, gets a try an hour, from the sixth time without a success on.
+const (
+	repairsAtOnce = 5
+	repairsEvery  = time.Hour
+)
+
+// noticeRepair ends the back-off where what it belongs to has changed.
+func (k *keeper) noticeRepair() {
+	r, login := &k.retry, k.agent.login(&k.cfg, k.stamp)
+	before := r.Login
+	r.Login = login
+	if before == "" || before == login || r.Failures+r.Drift.Failures+r.Interrupted == 0 {
+		return
+	}
+	if r.Repairs++; r.Repairs > repairsAtOnce {
+		// Failures and refusals go on counting: else nothing but the first identity would ever be tried.
+		r.NextTry = earliest(r.NextTry, r.LastTry.Add(repairsEvery))
+		r.Drift.NextTry = earliest(r.Drift.NextTry, r.LastTry.Add(repairsEvery))
+		return
+	}
+	r.Failures, r.Interrupted, r.NextTry, r.Refusals, r.Problems, r.Drift = 0, 0, time.Time{}, nil, nil, store.Drift{}
 }
 
 // save writes the retry state if it changed. A disk that cannot be written is a problem in status, not a reason to stop:
@@ -83,10 +163,12 @@ func (k *keeper) save() {
 
 // triesOf is what the rules of time need to know of a retry state.
 func triesOf(r store.Retry) renew.Tries {
-	return renew.Tries{Failures: r.Failures, Last: r.LastTry, Next: r.NextTry, RetryAfter: r.RetryAfter}
+	return renew.Tries{
+		Failures: r.Failures, Last: r.LastTry, Next: r.NextTry, RetryAfter: r.RetryAfter, Resumed: r.Resumed,
+	}
 }
 
 // keepTries writes into r what the rules of time made of its tries.
 func keepTries(r *store.Retry, t renew.Tries) {
-	r.Failures, r.LastTry, r.NextTry, r.RetryAfter = t.Failures, t.Last, t.Next, t.RetryAfter
+	r.Failures, r.LastTry, r.NextTry, r.RetryAfter, r.Resumed = t.Failures, t.Last, t.Next, t.RetryAfter, t.Resumed
 }

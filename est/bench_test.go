@@ -63,15 +63,15 @@ func BenchmarkAttempt(b *testing.B) {
 				}
 
 				const counted = 10
-				r := newRelay(b, s.Addr())
+				r := esttest.NewRelay(b, s.Addr())
 				through := o
-				through.URL = r.in(o.URL)
+				through.URL = r.In(o.URL)
 				requests, connections := len(s.Logins()), s.Connections()
 				for range counted {
 					how.byClient(b, through, csr)
 				}
 				requests, connections = len(s.Logins())-requests, s.Connections()-connections
-				r.stop()
+				r.Stop()
 
 				var ours, off, on time.Duration
 				for b.Loop() {
@@ -87,8 +87,8 @@ func BenchmarkAttempt(b *testing.B) {
 				b.ReportMetric(mean(int64(connections)), "conns")
 				b.ReportMetric(mean(int64(requests)), "requests")
 				b.ReportMetric(mean(int64(connections+requests)), "trips")
-				b.ReportMetric(mean(r.up.Load()), "B-sent")
-				b.ReportMetric(mean(r.down.Load()), "B-received")
+				b.ReportMetric(mean(r.Up.Load()), "B-sent")
+				b.ReportMetric(mean(r.Down.Load()), "B-received")
 				b.ReportMetric(ours.Seconds()*1000/float64(b.N), "ms")
 				b.ReportMetric(off.Seconds()*1000/float64(b.N), "ms-net/http")
 				b.ReportMetric(on.Seconds()*1000/float64(b.N), "ms-net/http-kept")

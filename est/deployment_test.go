@@ -148,9 +148,9 @@ func TestBehindATLSTerminatingProxy(t *testing.T) {
 func TestPastTheProxy(t *testing.T) {
 	for _, face := range []esttest.Options{{}, {LikeLibest: true}} {
 		s := esttest.New(t, face)
-		r := newRelay(t, s.Addr())
+		r := esttest.NewRelay(t, s.Addr())
 		o := optionsFor(t, s)
-		o.URL = r.in(o.URL)
+		o.URL = r.In(o.URL)
 		o.Certificate = deviceOf(t, s)
 		csr, err := est.CreateRequest(o.Certificate.PrivateKey.(*ecdsa.PrivateKey), est.RenewalTemplate(o.Certificate.Leaf))
 		if err != nil {

@@ -128,15 +128,17 @@ const guardPercent = 5
 // are born due, or come with a start long past, from being asked without end.
 //
 // A certificate stored late in its life, such as an imported one, waits at most half of what was left of it then, so
-// that Guard never holds one until it has expired. An issued time that is zero, or not before NotAfter (a clock
-// was wrong), does not count.
+// that Guard does not hold one until it has expired. But it waits for a minute, or a 120th of the lifetime if that is
+// less: the halves cannot become a burst just before expiry. Guard is never after NotAfter. An issued time that is zero,
+// or not before NotAfter (a clock was wrong), does not count.
 func (p Policy) Guard(l Leaf, issued time.Time) time.Time {
 	from := l.NotBefore
 	if issued = issued.Round(0); issued.Before(l.NotAfter) {
 		from = later(from, issued)
 	}
 	left := max(0, l.NotAfter.Sub(from))
-	return from.Add(min(Percent(guardPercent).Of(l.life()), left/2))
+	wait := max(min(Percent(guardPercent).Of(l.life()), left/2), floor(l.life()))
+	return from.Add(min(wait, left))
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -189,7 +189,9 @@ func TestGuard(t *testing.T) {
 		{"valid from after it was stored", birth.Add(-time.Hour), birth.Add(guard)},
 		{"start long past", birth.Add(20 * time.Hour), birth.Add(20*time.Hour + guard)},
 		{"imported with two hours left", birth.Add(22 * time.Hour), birth.Add(23 * time.Hour)},
-		{"imported with a minute left", birth.Add(day - time.Minute), birth.Add(day - 30*time.Second)},
+		{"imported with three minutes left", birth.Add(day - 3*time.Minute), birth.Add(day - 90*time.Second)},
+		{"imported with a minute and a half left: the floor", birth.Add(day - 90*time.Second), birth.Add(day - 30*time.Second)},
+		{"imported with half a minute left: never after expiry", birth.Add(day - 30*time.Second), birth.Add(day)},
 		{"stored by a clock at its end", birth.Add(day), birth.Add(guard)},
 		{"stored by a clock in 2038", time.Date(2038, 1, 19, 3, 14, 7, 0, time.UTC), birth.Add(guard)},
 	} {
@@ -286,8 +288,12 @@ func TestPlanProperties(t *testing.T) {
 		if fits, known := p.RetryFits(); known && p.Threshold.IsShare() && fits != plan.RetryFits {
 			fail("policy and plan disagree on whether a retry fits")
 		}
-		if guard := p.Guard(l, now); guard.Before(l.NotBefore) || !guard.Before(l.NotAfter) {
-			fail("a guard that lasts until expiry")
+		guard, floor := p.Guard(l, now), min(time.Minute, l.NotAfter.Sub(l.NotBefore)/120)
+		if guard.Before(l.NotBefore) || guard.After(l.NotAfter) {
+			fail("a guard outside the lifetime")
+		}
+		if now.Before(l.NotAfter) && guard.Before(l.NotAfter) && guard.Sub(now) < floor {
+			fail("a guard below the floor")
 		}
 
 		// State holds up to NextChange, and there it changes to a later one; the rest of the plan never moves.

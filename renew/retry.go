@@ -27,11 +27,13 @@ const (
 //
 // The wait is at least one minute, or a 120th of the lifetime if that is less; this holds over both limits, so the
 // quarters of what is left cannot become a burst just before expiry. While there is no certificate, and for one
-// without a lifetime, shares count from one day.
+// without a lifetime, shares count from one day. For one that has expired they count from its age, up to a day, where
+// that is more than its lifetime: one that lived for a minute is a reason to ask every second while its death is
+// a minute old, and none to ask every second for the rest of the year.
 //
 // There is no number of failures after which Delay gives up. A server's Retry-After is the caller's to add.
 func (p Policy) Delay(leaf *Leaf, failures int, draw float64, now time.Time) time.Duration {
-	life := lifeOrDay(leaf)
+	life := basis(leaf, now)
 	limit := max(0, p.Retry.Of(life))
 	if leaf != nil {
 		if left := leaf.NotAfter.Sub(now.Round(0)); left > 0 {
@@ -50,7 +52,7 @@ func (p Policy) Delay(leaf *Leaf, failures int, draw float64, now time.Time) tim
 	if middle < limit-middle/2 {
 		high = middle + middle/2
 	}
-	return max(low+part(high-low, draw), min(leastWait, life/120))
+	return max(low+part(high-low, draw), floor(life))
 }
 
 // Resume returns how long a certificate waits that came due while the agent was not running: draw, in [0, 1), times
@@ -66,7 +68,7 @@ func (p Policy) Resume(l Leaf, draw float64, now time.Time) time.Duration {
 // wrong, or under another policy. leaf is nil while there is no certificate. What a server asked for is capped by
 // [CapRetryAfter].
 func (p Policy) Sane(leaf *Leaf, next, now time.Time) time.Time {
-	retry := max(0, p.Retry.Of(lifeOrDay(leaf)))
+	retry := max(0, p.Retry.Of(basis(leaf, now)))
 	limit := max(retry+min(retry/2, math.MaxInt64-retry), leastWait)
 	if next.Sub(now.Round(0)) > limit {
 		return now
@@ -83,6 +85,18 @@ func CapRetryAfter(asked time.Duration, pending bool) (wait time.Duration, cappe
 		limit = maxRetryAfterPending
 	}
 	return min(max(0, asked), limit), asked > limit
+}
+
+// floor returns the least time between two attempts that the clock alone asks for.
+func floor(life time.Duration) time.Duration { return min(leastWait, life/120) }
+
+// basis returns what shares count from in the waits after failures.
+func basis(leaf *Leaf, now time.Time) time.Duration {
+	life := lifeOrDay(leaf)
+	if leaf == nil || now.Before(leaf.NotAfter) {
+		return life
+	}
+	return max(life, min(now.Round(0).Sub(leaf.NotBefore), day))
 }
 
 // lifeOrDay returns the lifetime of leaf, or one day if there is none to go by.

@@ -69,8 +69,16 @@ func TestDelay(t *testing.T) {
 			birth.Add(-day), []time.Duration{450 * s, 30 * m, 57*m + 36*s}},
 		{"ten seconds, at the threshold", policy(t, "50%", "4%", ""), &tenSeconds, middle,
 			birth.Add(5 * s), []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 300 * time.Millisecond}},
-		{"ten seconds, expired: the floor is a 120th", policy(t, "50%", "4%", ""), &tenSeconds, lowest,
-			birth.Add(11 * s), []time.Duration{83 * time.Millisecond, 200 * time.Millisecond, 200 * time.Millisecond}},
+		{"ten seconds, expired this instant: the floor is a 120th", policy(t, "50%", "4%", ""), &tenSeconds, lowest,
+			birth.Add(10 * s), []time.Duration{83 * time.Millisecond, 200 * time.Millisecond, 200 * time.Millisecond}},
+		{"ten seconds, an hour old: shares count from the age", policy(t, "50%", "4%", ""), &tenSeconds, middle,
+			birth.Add(h), []time.Duration{36 * s, 108 * s, 108 * s}},
+		{"ten seconds, an hour old: the floor does as well", policy(t, "50%", "1s", ""), &tenSeconds, highest,
+			birth.Add(h), []time.Duration{30 * s, 30 * s}},
+		{"ten seconds, dead for a year: as a day", policy(t, "50%", "4%", ""), &tenSeconds, middle,
+			birth.Add(365 * day), []time.Duration{5 * m, 20 * m, 43*m + 12*s, 43*m + 12*s}},
+		{"a day, dead for a year: not more than before", policy(t, "80%", "4%", ""), &oneDay, middle,
+			birth.Add(365 * day), []time.Duration{5 * m, 20 * m, 43*m + 12*s, 43*m + 12*s}},
 		{"a century: retry is four years", policy(t, "80%", "4%", ""), &hundredYears, middle,
 			birth.Add(century / 5 * 4), []time.Duration{5 * m, 20 * m, 80 * m, 320 * m, 1280 * m}},
 		{"no certificate: 4% of one day", policy(t, "80%", "4%", ""), nil, middle,
@@ -130,6 +138,9 @@ func TestDelayProperties(t *testing.T) {
 			t.Helper()
 			t.Fatalf("%s: %v after %d failures, draw %v\npolicy %+v\nlife %v, left %v, certificate %t",
 				what, got, failures, draw, p, life, l.NotAfter.Sub(now), live != nil)
+		}
+		if live != nil && !now.Before(l.NotAfter) {
+			life = max(life, min(now.Sub(l.NotBefore), day))
 		}
 		floor := min(time.Minute, life/120)
 		limit := p.Retry.Of(life)

@@ -16,6 +16,9 @@ type Tries struct {
 
 	// RetryAfter is until when the server asked to wait; zero if it did not. See Obeyed.
 	RetryAfter time.Time
+
+	// Resumed counts how often since the last try Next came from Resumed.
+	Resumed int
 }
 
 // Tried returns t after a try that ended at now, whatever came of it: what the server asked for before is over, and the
@@ -27,7 +30,7 @@ func (t Tries) Tried(leaf *Leaf, now time.Time) Tries {
 	if leaf != nil && t.Last.Before(leaf.NotAfter) && !now.Before(leaf.NotAfter) {
 		t.Failures = 0
 	}
-	t.Last, t.RetryAfter = now, time.Time{}
+	t.Last, t.RetryAfter, t.Resumed = now, time.Time{}, 0
 	return t
 }
 
@@ -46,25 +49,36 @@ func (p Policy) Failed(leaf *Leaf, t Tries, asked time.Duration, draw float64, n
 }
 
 // Resumed returns t as an agent that starts at now goes on with it: a renewal that came due while it was not running waits
-// for [Policy.Resume], unless t holds it back already. So a power cut does not bring a whole fleet back at once.
+// for [Policy.Resume], unless t holds it back already. So a power cut does not bring a whole fleet back at once. A turn
+// that went by while the agent was off again is followed by one within a quarter of the time, and so on: a device that is
+// on for ten minutes a day gets to its turn within days.
 func (p Policy) Resumed(l Leaf, t Tries, draw float64, now time.Time) Tries {
 	now = now.Round(0)
 	if !t.Next.After(now) && p.Plan(l, now).State == Due {
+		for range t.Resumed {
+			draw /= 4
+		}
 		t.Next = now.Add(p.Resume(l, draw, now))
+		t.Resumed++
 	}
 	return t
 }
 
 // NextTry returns until when the back-off holds the next try: t.Next as far as it is [Policy.Sane]; zero where nothing
-// holds it. That is so for the first try after expiry, which may succeed by means that nobody has tried. A Retry-After is
-// apart from this, see Obeyed. leaf is the live certificate, nil while there is none.
+// holds it. That is so for the first try after expiry, which may succeed by means that nobody has tried; so before expiry
+// nothing is held for longer. A Retry-After is apart from this, see Obeyed. leaf is the live certificate, nil while there
+// is none.
 func (p Policy) NextTry(leaf *Leaf, t Tries, now time.Time) time.Time {
 	now = now.Round(0)
 	expired := leaf != nil && !now.Before(leaf.NotAfter)
 	if expired && (t.Last.Before(leaf.NotAfter) || t.Last.After(now)) {
 		return time.Time{}
 	}
-	return p.Sane(leaf, t.Next, now)
+	next := p.Sane(leaf, t.Next, now)
+	if leaf != nil && !expired {
+		next = earlier(next, leaf.NotAfter)
+	}
+	return next
 }
 
 // Obeyed returns until, the end of a wait that a server asked for, or zero when that is over, or is further ahead than

@@ -91,10 +91,32 @@ func TestResumed(t *testing.T) {
 	} {
 		before := renew.Tries{Failures: 3, Last: birth, Next: c.next}
 		want := before
-		want.Next = c.want
+		if want.Next = c.want; !c.want.Equal(c.next) {
+			want.Resumed++
+		}
 		if got := c.policy.Resumed(l, before, middle, c.now); got != want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, want)
 		}
+	}
+}
+
+// TestResumedAgainAndAgain: each turn that goes by while the agent is off again is followed by one within a quarter.
+func TestResumedAgainAndAgain(t *testing.T) {
+	p, l := policy(t, "80%", "4%", "0%"), leaf(day, "x")
+	now := birth.Add(20 * time.Hour)
+	first := p.Resumed(l, renew.Tries{}, middle, now)
+	tries, last := first, first.Next.Sub(now)
+	for n := range 4 {
+		now = tries.Next.Add(time.Minute)
+		tries = p.Resumed(l, tries, middle, now)
+		wait := tries.Next.Sub(now)
+		if wait > last/4 || wait < last/8 {
+			t.Errorf("turn %d: %v after %v", n+2, wait, last)
+		}
+		last = wait
+	}
+	if again := p.Resumed(l, first.Tried(&l, now), middle, now.Add(day/10)); again.Next.Sub(now) < day/10 || again.Resumed != 1 {
+		t.Errorf("after a try: %+v", again)
 	}
 }
 
@@ -112,6 +134,8 @@ func TestNextTry(t *testing.T) {
 		{"nothing holds it", &l, renew.Tries{}, due, never},
 		{"back-off", &l, renew.Tries{Last: due, Next: due.Add(time.Hour)}, due, due.Add(time.Hour)},
 		{"further ahead than any rule", &l, renew.Tries{Last: due, Next: due.Add(day)}, due, due},
+		{"back-off that would last until after its end", &l, renew.Tries{Last: birth.Add(23*time.Hour + 50*time.Minute),
+			Next: birth.Add(24*time.Hour + 10*time.Minute)}, birth.Add(23*time.Hour + 50*time.Minute), birth.Add(day)},
 		{"expired and not tried since", &l, renew.Tries{Last: due, Next: dead.Add(time.Minute)}, dead, never},
 		{"expired, and its last try is to come", &l, renew.Tries{Last: dead.Add(1), Next: dead.Add(time.Minute)}, dead, never},
 		{"expired and tried since", &l, renew.Tries{Last: dead, Next: dead.Add(time.Minute)}, dead, dead.Add(time.Minute)},
@@ -155,8 +179,15 @@ func TestTriesAreSane(t *testing.T) {
 		wait, _ := renew.CapRetryAfter(randomDuration(r, 2*day), false)
 		failed := p.Failed(&l, renew.Tries{Failures: r.IntN(9), Last: now}, wait, r.Float64(), now)
 		resumed := p.Resumed(l, renew.Tries{Last: now}, r.Float64(), now)
+		// What is held until after expiry is held until expiry.
+		believed := func(next time.Time) time.Time {
+			if now.Before(l.NotAfter) && next.After(l.NotAfter) {
+				return l.NotAfter
+			}
+			return next
+		}
 		switch {
-		case !p.NextTry(&l, failed, now).Equal(failed.Next) || !failed.Next.After(now):
+		case !p.NextTry(&l, failed, now).Equal(believed(failed.Next)) || !failed.Next.After(now):
 			t.Fatalf("policy %+v: %+v at %v is not believed", p, failed, now)
 		case !renew.Obeyed(failed.RetryAfter, now, false).Equal(failed.RetryAfter):
 			t.Fatalf("Retry-After %v at %v is not obeyed", failed.RetryAfter, now)

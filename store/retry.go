@@ -33,6 +33,16 @@ type Retry struct {
 	// Losses counts how often in a row the live generation was lost soon after it was issued.
 	Losses int `json:"losses,omitempty"`
 
+	// Begun is when a try began whose end was not recorded, and Interrupted how many such tries there were in a row.
+	Begun       time.Time `json:"begun,omitzero"`
+	Interrupted int       `json:"interrupted,omitempty"`
+	// Repairs counts how often the back-off was void since the last success, because Login had changed.
+	Repairs int `json:"repairs,omitempty"`
+	// Resumed counts the starts of the agent since the last try that gave a turn to what had come due meanwhile.
+	Resumed int `json:"resumed,omitempty"`
+	// Spent is until when the ration of renewals is used up; see renew.Spend.
+	Spent time.Time `json:"spent,omitzero"`
+
 	// Drift is about a changed request that the server has not granted yet. It has tries of its own, so that the
 	// certificate goes on being renewed as it was.
 	Drift Drift `json:"drift,omitzero"`

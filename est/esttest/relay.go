@@ -1,4 +1,4 @@
-package est_test
+package esttest
 
 import (
 	"io"
@@ -6,23 +6,27 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
-	"testing"
 )
 
-// relay passes TCP connections on, and counts what goes by.
-type relay struct {
-	address  string
-	up, down atomic.Int64 // bytes to the server and from it
-	stop     func()       // ends it once the connections that it passes on have ended; the end of the test does too
+// Relay passes TCP connections on to a server, and counts what goes by.
+type Relay struct {
+	// Up and Down are the bytes to the server and from it, without the headers of IP and TCP.
+	Up, Down atomic.Int64
+	// Connections is how many were made.
+	Connections atomic.Int64
+
+	address string
+	stop    func()
 }
 
-func newRelay(t testing.TB, target string) *relay {
+// NewRelay starts a relay to the server at target, host:port. It ends with the test.
+func NewRelay(t TB, target string) *Relay {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("open relay: %v", err)
 	}
-	r := &relay{address: listener.Addr().String()}
+	r := &Relay{address: listener.Addr().String()}
 	var running sync.WaitGroup
 	running.Go(func() { // until the listener is closed
 		for {
@@ -30,6 +34,7 @@ func newRelay(t testing.TB, target string) *relay {
 			if err != nil {
 				return
 			}
+			r.Connections.Add(1)
 			running.Go(func() { r.pass(c, target) }) // until either side closes
 		}
 	})
@@ -41,7 +46,7 @@ func newRelay(t testing.TB, target string) *relay {
 	return r
 }
 
-func (r *relay) pass(c net.Conn, target string) {
+func (r *Relay) pass(c net.Conn, target string) {
 	defer c.Close()
 	behind, err := net.Dial("tcp", target)
 	if err != nil {
@@ -51,21 +56,25 @@ func (r *relay) pass(c net.Conn, target string) {
 	done := make(chan struct{})
 	go func() { // ends when either side closes
 		defer close(done)
-		io.Copy(counting{behind, &r.up}, c)
+		io.Copy(counting{behind, &r.Up}, c)
 		behind.(*net.TCPConn).CloseWrite()
 	}()
-	io.Copy(counting{c, &r.down}, behind)
+	io.Copy(counting{c, &r.Down}, behind)
 	c.Close()
 	<-done
 }
 
-// in returns u with the relay in place of the server.
-func (r *relay) in(u *url.URL) *url.URL {
+// Stop ends the relay, once the connections that it passes on have ended.
+func (r *Relay) Stop() { r.stop() }
+
+// In returns u with the relay in place of the server.
+func (r *Relay) In(u *url.URL) *url.URL {
 	through := *u
 	through.Host = r.address
 	return &through
 }
 
+// counting counts what is written.
 type counting struct {
 	io.Writer
 	n *atomic.Int64
