@@ -69,7 +69,7 @@ func (k *keeper) failed(r result, v verdict, now time.Time) {
 	wait, capped := renew.CapRetryAfter(v.retryAfter, v.pending)
 	v.problem.Text = clip(v.problem.Text)
 	if capped {
-		v.problem.Text += fmt.Sprintf(" (the server asked to wait %v; it is asked again after %v)", v.retryAfter, wait)
+		v.problem.Text += fmt.Sprintf(" (the server asked to wait %v; no more than %v of that are obeyed)", v.retryAfter, wait)
 	}
 	retry.Problems = stored(append(e.Problems, v.problem), retry.Problems, now)
 	switch {
@@ -83,6 +83,8 @@ func (k *keeper) failed(r result, v verdict, now time.Time) {
 		if v.pending {
 			level, said = zerolog.WarnLevel, "the changed request waits for approval"
 			wait = max(wait, pendingDefault)
+		} else {
+			wait = policy.Heed(k.leaf(), wait, draw, now)
 		}
 		d.NextTry = now.Add(max(wait, policy.Delay(k.leaf(), d.Failures, draw, now)))
 		e.Failures, e.NextTry = d.Failures, d.NextTry

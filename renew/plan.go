@@ -69,15 +69,17 @@ type Plan struct {
 // a restart does not move a renewal. It does not allocate.
 func (p Policy) Plan(l Leaf, now time.Time) Plan {
 	now = now.Round(0)
-	plan := Plan{Threshold: p.threshold(l), RetryFits: true}
+	life := l.life()
+	plan := Plan{Threshold: p.threshold(l, life), RetryFits: true}
 	if p.Enabled {
-		plan.RenewAt = p.renewAt(l)
+		start := later(plan.Threshold, l.NotBefore)
+		left := max(0, l.NotAfter.Sub(start))
+		plan.RenewAt = p.renewAt(l, start, life, left)
 		plan.BornDue = !plan.Threshold.After(l.NotBefore)
-		_, left := p.window(l)
-		plan.RetryFits = p.Retry.Of(l.life()) < left
+		plan.RetryFits = p.Retry.Of(life) < left
 	}
 	switch {
-	case l.life() == 0 || !now.Before(l.NotAfter):
+	case life == 0 || !now.Before(l.NotAfter):
 		plan.State = Expired
 	case now.Before(l.NotBefore):
 		plan.State, plan.NextChange = NotYetValid, l.NotBefore
@@ -91,33 +93,26 @@ func (p Policy) Plan(l Leaf, now time.Time) Plan {
 	return plan
 }
 
-// threshold returns Plan.Threshold.
-func (p Policy) threshold(l Leaf) time.Time {
+// threshold returns Plan.Threshold of a certificate that lasts for life.
+func (p Policy) threshold(l Leaf, life time.Duration) time.Time {
 	if p.Threshold.IsShare() {
-		return earlier(l.NotBefore.Add(p.Threshold.Of(l.life())), l.NotAfter)
+		return earlier(l.NotBefore.Add(p.Threshold.Of(life)), l.NotAfter)
 	}
 	return l.NotAfter.Add(-max(0, p.Threshold.Of(0)))
 }
 
-// window returns the first instant of the renewal window at which the certificate is valid, and how much of its
-// life is left then.
-func (p Policy) window(l Leaf) (start time.Time, left time.Duration) {
-	start = later(p.threshold(l), l.NotBefore)
-	return start, max(0, l.NotAfter.Sub(start))
-}
-
-// renewAt returns Plan.RenewAt of an enabled policy. The first renewals under SpreadFirst lie between an eighth of the way
+// renewAt returns Plan.RenewAt of an enabled policy. start is the first instant of the renewal window at which the
+// certificate is valid, and left how much of its life is left then. The first renewals under SpreadFirst lie between an eighth of the way
 // to the threshold and the threshold, and none where Guard would hold it: a fleet of one minute then asks for little more at
 // its busiest than on average, which leaves room for what an outage adds (make sim).
-func (p Policy) renewAt(l Leaf) time.Time {
-	start, _ := p.window(l)
+func (p Policy) renewAt(l Leaf, start time.Time, life, left time.Duration) time.Time {
 	place := Spread(l.Raw)
 	ahead := start.Sub(l.NotBefore)
-	early := ahead - max(ahead/8, Percent(guardPercent).Of(l.life()))
+	early := ahead - max(ahead/8, Percent(guardPercent).Of(life))
 	if p.SpreadFirst && l.First && early > 0 {
 		return start.Add(-early).Add(part(early, place))
 	}
-	return earlier(start.Add(part(p.JitterOf(l), place)), l.NotAfter)
+	return earlier(start.Add(part(p.jitter(life, left), place)), l.NotAfter)
 }
 
 // guardPercent is how much of a lifetime must lie between an issuance and the next renewal by threshold.

@@ -31,7 +31,7 @@ const (
 // that is more than its lifetime: one that lived for a minute is a reason to ask every second while its death is
 // a minute old, and none to ask every second for the rest of the year.
 //
-// There is no number of failures after which Delay gives up. A server's Retry-After is the caller's to add.
+// There is no number of failures after which Delay gives up. For a server's Retry-After see Heed.
 func (p Policy) Delay(leaf *Leaf, failures int, draw float64, now time.Time) time.Duration {
 	life := basis(leaf, now)
 	limit := max(0, p.Retry.Of(life))
@@ -53,6 +53,22 @@ func (p Policy) Delay(leaf *Leaf, failures int, draw float64, now time.Time) tim
 		high = middle + middle/2
 	}
 	return max(low+part(high-low, draw), floor(life))
+}
+
+// Heed returns how long to wait where a server asked for that much, within the bounds of [CapRetryAfter]: never less, and
+// up to twice as long, as draw, in [0, 1), has it. A server that says when its maintenance ends gives all that ask meanwhile
+// the same second; without this they would come in it. What Heed adds is at most Retry and, if the certificate still lives
+// when the time is over, at most a quarter of what is left of it then. leaf is nil while there is no certificate.
+//
+// The wait for an approval (202) is the server's alone: it has taken the request, and waiting on would help nobody.
+func (p Policy) Heed(leaf *Leaf, asked time.Duration, draw float64, now time.Time) time.Duration {
+	width := min(asked, max(0, p.Retry.Of(lifeOrDay(leaf))))
+	if leaf != nil {
+		if left := leaf.NotAfter.Sub(now.Round(0)) - asked; left > 0 {
+			width = min(width, left/4)
+		}
+	}
+	return asked + part(width, draw)
 }
 
 // Resume returns how long a certificate waits that came due while the agent was not running: draw, in [0, 1), times

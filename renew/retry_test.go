@@ -305,3 +305,29 @@ func TestCapRetryAfter(t *testing.T) {
 		}
 	}
 }
+
+// TestHeed: what is waited is between what was asked and twice that, and costs no certificate that was not lost already.
+func TestHeed(t *testing.T) {
+	p, l := policy(t, "80%", "4%", "0%"), leaf(30*day, "x") // retry is 28.8 h
+	left := func(d time.Duration) time.Time { return l.NotAfter.Add(-d) }
+	for _, c := range []struct {
+		name  string
+		leaf  *renew.Leaf
+		asked time.Duration
+		draw  float64
+		now   time.Time
+		want  time.Duration
+	}{
+		{"nothing asked", &l, 0, middle, left(5 * day), 0},
+		{"never less", &l, time.Hour, 0, left(5 * day), time.Hour},
+		{"half as long again", &l, time.Hour, middle, left(5 * day), 90 * time.Minute},
+		{"near the end", &l, 20 * time.Hour, middle, left(day), 20*time.Hour + 30*time.Minute},
+		{"beyond the end", &l, day, middle, left(time.Hour), 36 * time.Hour},
+		{"after the end", &l, time.Hour, middle, left(-day), 90 * time.Minute},
+		{"no certificate: a retry of a day", nil, time.Hour, middle, birth, time.Hour + 28*time.Minute + 48*time.Second},
+	} {
+		if got := p.Heed(c.leaf, c.asked, c.draw, c.now); got.Round(time.Second) != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

@@ -9,11 +9,16 @@ import (
 // JitterOf returns the width of the spread for l, which is never more than what is left of l at the threshold. It
 // is meant for spreading re-issues after a reload, too; SpreadFirst does not change it.
 func (p Policy) JitterOf(l Leaf) time.Duration {
-	_, left := p.window(l)
+	life := l.life()
+	start := later(p.threshold(l, life), l.NotBefore)
+	return p.jitter(life, max(0, l.NotAfter.Sub(start)))
+}
+
+func (p Policy) jitter(life, left time.Duration) time.Duration {
 	if p.JitterSet {
-		return min(max(0, p.Jitter.Of(l.life())), left)
+		return min(max(0, p.Jitter.Of(life)), left)
 	}
-	return min(max(0, p.Retry.Of(l.life()))/2, left/10)
+	return min(max(0, p.Retry.Of(life))/2, left/10)
 }
 
 // Spread maps seed to a number in [0, 1) by way of SHA-256. The same seed always has the same number, and the

@@ -14,7 +14,8 @@ type Tries struct {
 	// Next holds the next try back, by back-off or by Resumed; zero if nothing does.
 	Next time.Time
 
-	// RetryAfter is until when the server asked to wait; zero if it did not. See Obeyed.
+	// RetryAfter is until when the device waits because the server asked for it, its part of the spread included; zero if it
+	// did not ask. See Heed and Obeyed.
 	RetryAfter time.Time
 
 	// Resumed counts how often since the last try Next came from Resumed.
@@ -35,15 +36,15 @@ func (t Tries) Tried(leaf *Leaf, now time.Time) Tries {
 }
 
 // Failed returns t after a try that failed at now; it includes Tried. The next one waits for [Policy.Delay], and for
-// asked, the server's Retry-After within the bounds of [CapRetryAfter], where that is longer; 0 is none. draw, in [0, 1),
-// is a random number of the caller's.
+// [Policy.Heed] where that is longer. asked is the server's Retry-After within the bounds of [CapRetryAfter]; 0 is none.
+// draw, in [0, 1), is a random number of the caller's.
 func (p Policy) Failed(leaf *Leaf, t Tries, asked time.Duration, draw float64, now time.Time) Tries {
 	now = now.Round(0)
 	t = t.Tried(leaf, now)
 	t.Failures++
 	t.Next = now.Add(p.Delay(leaf, t.Failures, draw, now))
 	if asked > 0 {
-		t.RetryAfter = now.Add(asked)
+		t.RetryAfter = now.Add(p.Heed(leaf, asked, draw, now))
 	}
 	return t
 }
@@ -69,6 +70,9 @@ func (p Policy) Resumed(l Leaf, t Tries, draw float64, now time.Time) Tries {
 // nothing is held for longer. A Retry-After is apart from this, see Obeyed. leaf is the live certificate, nil while there
 // is none.
 func (p Policy) NextTry(leaf *Leaf, t Tries, now time.Time) time.Time {
+	if t.Next.IsZero() {
+		return time.Time{}
+	}
 	now = now.Round(0)
 	expired := leaf != nil && !now.Before(leaf.NotAfter)
 	if expired && (t.Last.Before(leaf.NotAfter) || t.Last.After(now)) {
@@ -82,9 +86,13 @@ func (p Policy) NextTry(leaf *Leaf, t Tries, now time.Time) time.Time {
 }
 
 // Obeyed returns until, the end of a wait that a server asked for, or zero when that is over, or is further ahead than
-// [CapRetryAfter] ever lets it be: such a time was written while the clock was wrong.
+// [CapRetryAfter] and [Policy.Heed] ever put it: such a time was written while the clock was wrong.
 func Obeyed(until, now time.Time, pending bool) time.Time {
-	if _, beyond := CapRetryAfter(until.Sub(now.Round(0)), pending); beyond || !until.After(now) {
+	longest := 2 * maxRetryAfter
+	if pending {
+		longest = maxRetryAfterPending
+	}
+	if !until.After(now) || until.Sub(now.Round(0)) > longest {
 		return time.Time{}
 	}
 	return until

@@ -54,7 +54,7 @@ func TestFailed(t *testing.T) {
 		{"the second", renew.Tries{Failures: 1, Last: due.Add(-time.Hour)}, 0, due,
 			renew.Tries{Failures: 2, Last: due, Next: due.Add(20 * time.Minute)}},
 		{"the server asks to wait", renew.Tries{}, time.Hour, due,
-			renew.Tries{Failures: 1, Last: due, Next: due.Add(5 * time.Minute), RetryAfter: due.Add(time.Hour)}},
+			renew.Tries{Failures: 1, Last: due, Next: due.Add(5 * time.Minute), RetryAfter: due.Add(time.Hour + 22*time.Minute + 30*time.Second)}},
 		{"what it asked for before is over", renew.Tries{RetryAfter: due}, 0, due,
 			renew.Tries{Failures: 1, Last: due, Next: due.Add(5 * time.Minute)}},
 		{"the first time after expiry", renew.Tries{Failures: 9, Last: due}, 0, end,
@@ -159,7 +159,8 @@ func TestObeyed(t *testing.T) {
 		{"over", now, false, time.Time{}},
 		{"an hour", now.Add(time.Hour), false, now.Add(time.Hour)},
 		{"the longest", now.Add(day), false, now.Add(day)},
-		{"longer", now.Add(day + 1), false, time.Time{}},
+		{"the longest and as much again", now.Add(2 * day), false, now.Add(2 * day)},
+		{"longer", now.Add(2*day + 1), false, time.Time{}},
 		{"the longest for approval", now.Add(7 * day), true, now.Add(7 * day)},
 		{"longer for approval", now.Add(7*day + 1), true, time.Time{}},
 		{"written in 9999", now.Add(math.MaxInt64), true, time.Time{}},
@@ -177,6 +178,9 @@ func TestTriesAreSane(t *testing.T) {
 		p, l := randomPolicy(r), randomLeaf(r)
 		now := l.NotBefore.Add(randomDuration(r, 2*l.NotAfter.Sub(l.NotBefore)))
 		wait, _ := renew.CapRetryAfter(randomDuration(r, 2*day), false)
+		if heeded := p.Heed(&l, wait, r.Float64(), now); heeded < wait || heeded > 2*wait {
+			t.Fatalf("policy %+v: the server asked for %v, the device waits %v", p, wait, heeded)
+		}
 		failed := p.Failed(&l, renew.Tries{Failures: r.IntN(9), Last: now}, wait, r.Float64(), now)
 		resumed := p.Resumed(l, renew.Tries{Last: now}, r.Float64(), now)
 		// What is held until after expiry is held until expiry.

@@ -16,7 +16,7 @@ type Retry struct {
 	LastTry     time.Time `json:"last_try,omitzero"`
 	LastSuccess time.Time `json:"last_success,omitzero"`
 	NextTry     time.Time `json:"next_try,omitzero"`
-	// RetryAfter is until when the server asked to wait (RFC 9110, section 10.2.3).
+	// RetryAfter is until when to wait because the server asked for it (RFC 9110, section 10.2.3).
 	RetryAfter time.Time `json:"retry_after,omitzero"`
 	// PendingUntil is when to ask again for a request that the server accepted with 202 (RFC 7030, section 4.2.3).
 	PendingUntil time.Time `json:"pending_until,omitzero"`

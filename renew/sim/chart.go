@@ -49,7 +49,7 @@ func charts(runs []run) []chart {
 				n, at[r.story.file] = len(list), len(list)
 				c := chart{
 					file: fmt.Sprintf("fleet-%s-%s.svg", r.story.file, l.file),
-					title: fmt.Sprintf("%d certificates of %s, %s: tries in windows of %.3g h", r.conditions.devices, l.name,
+					title: fmt.Sprintf("%d certificates of %s, %s: tries in windows of %.3g h, each panel to its own scale", r.conditions.devices, l.name,
 						r.story.name, windowOf(l.life).Hours()),
 					horizon: "days since the first device was enrolled",
 				}
@@ -64,17 +64,21 @@ func charts(runs []run) []chart {
 	return list
 }
 
+// pointsAPanel is more than enough for the width of one.
+const pointsAPanel = 400
+
 // panelOf shows the first five lifetimes, or what is around the trouble.
 func panelOf(r run) panel {
 	c, bin := r.conditions, r.conditions.bin
-	from, to, zero, step := time.Duration(0), min(c.span, 5*c.life), time.Duration(0), binsAWindow/2
+	from, to, zero := time.Duration(0), min(c.span, 5*c.life), time.Duration(0)
 	p := panel{title: fmt.Sprintf("%s: peak %.2f", r.population.name, r.load.before)}
 	if t := c.trouble; t.kind != noTrouble {
-		from, to, zero, step = t.to-c.life*15/100, min(c.span, t.to+c.life*30/100), t.to, 1
+		from, to, zero = t.to-c.life*15/100, min(c.span, t.to+c.life*30/100), t.to
 		p.troubled = inDays(t.to - t.from)
 		p.title = fmt.Sprintf("%s: peak %.2f meanwhile, %.2f after", r.population.name, r.load.during, r.load.after)
 	}
 	p.from, p.to = inDays(from-zero), inDays(to-zero)
+	step := int((to-from)/bin)/pointsAPanel + 1
 	for n := int(max(0, from)/bin) / step * step; n+step <= int(to/bin); n += step {
 		busiest := 0 // of the windows that end in this step, so that no peak falls between two points
 		for last := n; last < n+step; last++ {

@@ -20,12 +20,13 @@ type device struct {
 	last, next, retryAfter time.Duration
 	// at is when the device acts next, and due whether that is a try.
 	at       time.Duration
-	failures int32
+	after    int32 // the next device of those that act in the same minute; nobody after the last
+	failures int16
 	due      bool
-	first    bool // there was no renewal yet
+	first    bool // no renewal since it was enrolled
 }
 
-// never is so long ago that it makes no difference to any rule. It is what Time.Sub makes of the zero time.
+// never stands for the zero time. It is what Time.Sub makes of that.
 const never time.Duration = -1 << 63
 
 // enrol gives the device its first certificate.
@@ -36,11 +37,12 @@ func (d *device) enrol(number int, life, now time.Duration) {
 	d.first = true
 }
 
-// renew gives the device a new certificate.
+// renew gives the device a new certificate. One that has expired cannot log in, so that it is an enrolment once more.
 func (d *device) renew(now time.Duration) {
 	serial := d.raw[4:]
 	binary.BigEndian.PutUint32(serial, binary.BigEndian.Uint32(serial)+1)
-	d.issued, d.first = now, false
+	d.first = now >= d.expires()
+	d.issued = now
 	d.keep(renew.Tries{Last: epoch.Add(now)})
 }
 
@@ -54,11 +56,23 @@ func (d *device) born() time.Duration    { return d.issued.Truncate(time.Second)
 func (d *device) expires() time.Duration { return d.born() + d.life }
 
 func (d *device) tries() renew.Tries {
-	return renew.Tries{
-		Failures: int(d.failures), Last: epoch.Add(d.last), Next: epoch.Add(d.next), RetryAfter: epoch.Add(d.retryAfter),
-	}
+	return renew.Tries{Failures: int(d.failures), Last: instant(d.last), Next: instant(d.next), RetryAfter: instant(d.retryAfter)}
 }
 
 func (d *device) keep(t renew.Tries) {
-	d.failures, d.last, d.next, d.retryAfter = int32(t.Failures), t.Last.Sub(epoch), t.Next.Sub(epoch), t.RetryAfter.Sub(epoch)
+	d.failures, d.last, d.next, d.retryAfter = int16(t.Failures), since(t.Last), since(t.Next), since(t.RetryAfter)
+}
+
+func instant(since time.Duration) time.Time {
+	if since == never {
+		return time.Time{}
+	}
+	return epoch.Add(since)
+}
+
+func since(t time.Time) time.Duration {
+	if t.IsZero() {
+		return never
+	}
+	return t.Sub(epoch)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"certagent/renew"
@@ -34,13 +35,18 @@ const (
 	noTrouble troubleKind = iota
 	// outage: tries meet no server.
 	outage
+	// maintenance: an outage in which tries are told, by 503 and Retry-After, when it ends.
+	maintenance
 	// powerCut: every device is off, and starts at the same instant.
 	powerCut
 )
 
-// strikes tells whether t is on.
-func (t trouble) strikes(kind troubleKind, now time.Duration) bool {
-	return t.kind == kind && now >= t.from && now < t.to
+// at gives the kind of t while it lasts, else noTrouble.
+func (t trouble) at(now time.Duration) troubleKind {
+	if now < t.from || now >= t.to {
+		return noTrouble
+	}
+	return t.kind
 }
 
 // outcome is what became of a fleet.
@@ -51,6 +57,8 @@ type outcome struct {
 	// expired counts the certificates that expired before they were renewed, late those of them that did so after the
 	// trouble, and neglected those of these that had more than one retry left when it ended.
 	expired, late, neglected int
+	// early counts the tries that came sooner than the server had asked.
+	early int
 }
 
 // fleet is a simulation under way.
@@ -59,8 +67,11 @@ type fleet struct {
 	outcome
 	dice *rand.Rand
 	list []device
-	// minutes has the first device of a list for each minute of the simulation, and after the next one in it, by device.
-	minutes, after []int32
+	// ring has the first of the devices that act in a minute, for this minute and those to come: a device waits for no
+	// longer than one certificate lasts.
+	ring []int32
+	// asked is until when the server asked each device to wait: its own account, for those who forget it.
+	asked []time.Duration
 	// served counts whom the server has served in that hour of the simulation.
 	hour   time.Duration
 	served int
@@ -75,25 +86,23 @@ func simulate(c conditions) outcome {
 		conditions: c,
 		outcome:    outcome{tries: make([]int32, bins), renewals: make([]int32, bins), first: c.span},
 		dice:       rand.New(rand.NewPCG(7030, 5280)),
-		list:       make([]device, c.devices), after: make([]int32, c.devices),
-		minutes: make([]int32, c.span/time.Minute),
-	}
-	for i := range f.minutes {
-		f.minutes[i] = nobody
+		list:       make([]device, c.devices),
+		asked:      make([]time.Duration, c.devices),
+		ring:       slices.Repeat([]int32{nobody}, int((c.enrol+c.life)/time.Minute)+1),
 	}
 	for i := range f.list {
 		now := time.Duration(f.dice.Int64N(int64(c.enrol)))
 		f.list[i].enrol(i, c.life, now)
-		f.await(i, now)
+		f.await(int32(i), now)
 	}
-	for minute := range f.minutes {
-		if c.trouble.kind == powerCut && c.trouble.to == time.Duration(minute)*time.Minute {
+	for now := time.Duration(0); now < c.span; now += time.Minute {
+		if c.trouble.kind == powerCut && c.trouble.to == now {
 			f.restart()
 		}
-		for f.minutes[minute] != nobody {
-			i := f.minutes[minute]
-			f.minutes[minute] = f.after[i]
-			f.act(int(i))
+		for first := f.minute(now); *first != nobody; {
+			i := *first
+			*first = f.list[i].after
+			f.act(i)
 		}
 	}
 	for i := range f.list {
@@ -102,44 +111,58 @@ func simulate(c conditions) outcome {
 	return f.outcome
 }
 
+// minute is the place for the first of the devices that act in the minute of t.
+func (f *fleet) minute(t time.Duration) *int32 { return &f.ring[int(t/time.Minute)%len(f.ring)] }
+
 // await has a device act at the time that its rule says, which may lie beyond the end. Rules are pure: what a look says of
 // a try to come, another one at that time says as well, and is left out.
-func (f *fleet) await(i int, now time.Duration) {
+func (f *fleet) await(i int32, now time.Duration) {
 	d := &f.list[i]
 	d.at, d.due = f.rule.look(d, now)
 	d.at = max(d.at, now)
-	if minute := int(d.at / time.Minute); minute < len(f.minutes) {
-		f.after[i], f.minutes[minute] = f.minutes[minute], int32(i)
+	if last := now + time.Duration(len(f.ring)-1)*time.Minute; d.at > last {
+		d.at, d.due = last, false // a rule that is broken may wait longer
 	}
+	first := f.minute(d.at)
+	d.after, *first = *first, i
 }
 
 // act is what a device does at the time that it waited for.
-func (f *fleet) act(i int) {
+func (f *fleet) act(i int32) {
 	d := &f.list[i]
-	if f.trouble.strikes(powerCut, d.at) {
+	if f.trouble.at(d.at) == powerCut {
 		return // see restart
 	}
 	if d.due {
-		f.try(d, d.at)
+		f.try(i, d.at)
 	}
 	f.await(i, d.at)
 }
 
 // try has a device ask for a new certificate.
-func (f *fleet) try(d *device, now time.Duration) {
-	bin := now / f.bin
+func (f *fleet) try(i int32, now time.Duration) {
+	d, bin := &f.list[i], now/f.bin
 	f.first = min(f.first, now)
 	f.tries[bin]++
-	switch {
-	case f.trouble.strikes(outage, now):
-		f.rule.failed(d, 0, f.dice, now)
-	case !f.serves(now):
-		f.rule.failed(d, f.retryAfter, f.dice, now)
-	default:
-		f.renewals[bin]++
-		f.lapsed(d, now)
-		d.renew(now)
+	if now < f.asked[i] {
+		f.early++
 	}
+	var asked time.Duration
+	switch f.trouble.at(now) {
+	case outage:
+	case maintenance:
+		asked = f.trouble.to - now
+	default:
+		if f.serves(now) {
+			f.renewals[bin]++
+			f.lapsed(d, now)
+			d.renew(now)
+			return
+		}
+		asked = f.retryAfter
+	}
+	f.asked[i] = now + asked
+	f.rule.failed(d, asked, f.dice, now)
 }
 
 // serves tells whether the server has time for one more.
@@ -174,11 +197,11 @@ func (f *fleet) lapsed(d *device, now time.Duration) {
 
 // restart switches every device on at one instant, and has each look anew.
 func (f *fleet) restart() {
-	for minute := range f.minutes {
-		f.minutes[minute] = nobody
+	for minute := range f.ring {
+		f.ring[minute] = nobody
 	}
 	for i := range f.list {
 		f.rule.started(&f.list[i], f.dice, f.trouble.to)
-		f.await(i, f.trouble.to)
+		f.await(int32(i), f.trouble.to)
 	}
 }

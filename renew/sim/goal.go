@@ -12,9 +12,9 @@ type goals struct {
 var fleetGoals = goals{calm: 2, after: 4}
 
 // missed says which goals r does not reach, in sentences. Goals are for certagent alone, those for the load only for fleets
-// that are spread, and none for a server that has too little to spare.
+// that are spread, and not for a server that has too little to spare.
 func (r run) missed(g goals) []string {
-	if !r.population.ours || r.story.busy {
+	if !r.population.ours {
 		return nil
 	}
 	var all []string
@@ -30,6 +30,9 @@ func (r run) missed(g goals) []string {
 	}
 	if calm && r.outcome.expired > 0 {
 		miss("%d certificates expired", r.outcome.expired)
+	}
+	if r.outcome.early > 0 {
+		miss("%d tries came sooner than the server had asked", r.outcome.early)
 	}
 	if r.outcome.neglected > 0 {
 		miss("%d certificates expired that had more than one retry left", r.outcome.neglected)

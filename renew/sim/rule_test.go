@@ -1,7 +1,9 @@
 package main
 
 import (
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,8 +110,92 @@ func TestServerWithLittleToSpare(t *testing.T) {
 	c := alone(certagent{p}, trouble{})
 	c.devices, c.capacity, c.retryAfter = 3, 1, 12*time.Hour
 	o := simulate(c)
-	want := []time.Duration{80 * day, 80 * day, 80 * day, 80*day + 12*time.Hour, 80*day + 12*time.Hour, 81 * day}
-	if got := triedAt(o); !slices.Equal(got, want) || o.expired != 0 {
-		t.Errorf("tries at %v, want %v", got, want)
+	tries := triedAt(o)
+	if len(tries) < 5 || tries[2] != 80*day || tries[3] < 80*day+12*time.Hour || o.early != 0 || o.expired != 0 {
+		t.Errorf("tries at %v, %d of them early, %d expired", tries, o.early, o.expired)
+	}
+	// One of the two that are refused is served after an hour, the other after two: three tries that do not listen.
+	c.rule = broken{certagent: certagent{p}, fail: func(d *device, _, now time.Duration) { d.next, d.retryAfter = now+time.Hour, never }}
+	if o := simulate(c); o.early != 3 {
+		t.Errorf("%d tries were early, want 3", o.early)
+	}
+}
+
+// TestMaintenance holds that who was told when the server is back comes no sooner, and not with all others in that second.
+func TestMaintenance(t *testing.T) {
+	c := alone(certagent{renew.DefaultPolicy()}, trouble{maintenance, 80 * day, 81 * day})
+	c.devices = 100
+	o := simulate(c)
+	tries := triedAt(o)
+	if o.early != 0 || o.expired != 0 {
+		t.Errorf("%d tries were early, %d certificates expired", o.early, o.expired)
+	}
+	refused := len(tries) - 100
+	if refused < 40 || refused > 60 { // half of the width of the spread, which is 2 days
+		t.Fatalf("%d devices were refused", refused)
+	}
+	if last := tries[refused]; last < 81*day || tries[refused+refused/2] < 81*day+2*time.Hour {
+		t.Errorf("tries at %v", tries)
+	}
+}
+
+// broken is certagent without one of its rules.
+type broken struct {
+	certagent
+	fail  func(d *device, asked, now time.Duration) // after the rules had their say; a wait of no time would never end
+	start func(d *device)
+}
+
+func (r broken) failed(d *device, asked time.Duration, dice *rand.Rand, now time.Duration) {
+	r.certagent.failed(d, asked, dice, now)
+	if r.fail != nil {
+		r.fail(d, asked, now)
+	}
+}
+
+func (r broken) started(d *device, dice *rand.Rand, now time.Duration) {
+	if r.start != nil {
+		r.start(d)
+		return
+	}
+	r.certagent.started(d, dice, now)
+}
+
+// TestBrokenRulesMissGoals: each rule that keeps a fleet apart is needed for the goals.
+func TestBrokenRulesMissGoals(t *testing.T) {
+	t.Parallel()
+	defaults := certagent{renew.DefaultPolicy()}
+	l := lifetime{"30 days", "", 30 * day, 70 * day}
+	for _, c := range []struct {
+		name, want string // want is in what is missed; "" for nothing
+		rule       rule
+	}{
+		{"as it is", "", defaults},
+		{"no back-off", "server away for 24 hours, fleet: the peak afterwards", broken{certagent: defaults,
+			fail: func(d *device, asked, now time.Duration) {
+				if asked == 0 {
+					d.next = now + 5*time.Minute
+				}
+			}}},
+		{"no spread after a start", "power cut of 24 hours, fleet: the peak afterwards", broken{certagent: defaults,
+			start: func(*device) {}}},
+		{"no spread after Retry-After", "as it says in Retry-After, fleet: the peak afterwards", broken{certagent: defaults,
+			fail: func(d *device, asked, now time.Duration) { d.retryAfter = now + asked }}},
+		{"no Retry-After", "sooner than the server had asked", broken{certagent: defaults,
+			fail: func(d *device, _, _ time.Duration) { d.retryAfter = never }}},
+		{"tries that get rarer near the end", "more than one retry left", broken{certagent: defaults,
+			fail: func(d *device, _, now time.Duration) { d.next = now + 40*time.Hour }}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var missed []string
+			for _, r := range tell(l, population{name: "fleet", rule: c.rule, even: true, ours: true, flat: true}, 10_000) {
+				missed = append(missed, r.missed(fleetGoals)...)
+			}
+			all := strings.Join(missed, "\n")
+			if c.want == "" && all != "" || !strings.Contains(all, c.want) {
+				t.Errorf("missed:\n%s\nwant: %s", all, c.want)
+			}
+		})
 	}
 }

@@ -66,7 +66,7 @@ const (
 )
 
 // stories of a fleet. Trouble of a day is for certificates that can outlive it. A fleet that comes within one minute, and
-// always will, is not shown to a server with little to spare: that can only turn it away.
+// always will, is not shown to a server that asks it to wait: that moves the minute.
 func stories(l lifetime, p population) []story {
 	list := []story{{name: "no trouble", file: "enrolment"}}
 	if l.life < 30*day {
@@ -80,6 +80,7 @@ func stories(l lifetime, p population) []story {
 	)
 	if l.life == 30*day && (p.flat || p.even) {
 		list = append(list,
+			story{name: "server away for 24 hours, as it says in Retry-After", trouble: maintenance, lasts: day, bound: true},
 			story{name: "power cut of 24 hours", trouble: powerCut, lasts: day, busy: true},
 		)
 	}
