@@ -7,6 +7,8 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMITTED := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
+# Where the programs go.
+BIN := bin
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
@@ -15,10 +17,14 @@ TOOL := $(GO) tool -modfile=.ci/tools.mod
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-build: bin/certagent bin/certagent-testca ## bin/certagent and bin/certagent-testca: static, stripped, version stamped
+build: $(BIN)/certagent $(BIN)/certagent-testca ## bin/certagent and bin/certagent-testca: static, stripped, version stamped
 
-bin/%: FORCE
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+# The agent speaks HTTP/1.1 alone (est/conn.go). This tag of net/http leaves out the HTTP/2 that it would carry for nothing:
+# 0.35 MiB, and 0.5 beside an HTTP server.
+$(BIN)/certagent: TAGS := nethttpomithttp2
+
+$(BIN)/%: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 demo: build ## watch an agent live through a certificate's whole life, in under a minute
 	@CGO_ENABLED=0 $(GO) run ./examples/demo -agent bin/certagent -testca bin/certagent-testca

@@ -72,7 +72,7 @@ type Options struct {
 	Timeout time.Duration
 
 	// Proxy returns the proxy for a request, as [Dialer.Proxy] does. An https proxy's own certificate is verified by the
-	// implicit anchors. nil means HTTPS_PROXY and NO_PROXY as the environment has them.
+	// implicit anchors. nil means what it means there.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// UserAgent is the User-Agent header. "" means "certagent".

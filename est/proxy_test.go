@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -181,11 +183,17 @@ func TestProxyNotThere(t *testing.T) {
 	}
 }
 
+// The environment is read once in the life of a process, so this test is a process of its own.
 func TestProxyFromEnvironment(t *testing.T) {
-	t.Setenv("HTTPS_PROXY", "http://proxyuser:geheim@127.0.0.1:3128")
-	t.Setenv("https_proxy", "")
-	t.Setenv("NO_PROXY", "inside.example")
-	t.Setenv("no_proxy", "")
+	if os.Getenv("HTTPS_PROXY") != environmentProxy {
+		again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyFromEnvironment$", "-test.v")
+		again.Env = append(os.Environ(), "HTTPS_PROXY="+environmentProxy, "https_proxy=", "NO_PROXY=inside.example", "no_proxy=")
+		out, err := again.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--- PASS: TestProxyFromEnvironment") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	var d Dialer
 	for address, want := range map[string]string{
 		"est.example:443":    "127.0.0.1:3128",
@@ -202,3 +210,5 @@ func TestProxyFromEnvironment(t *testing.T) {
 		}
 	}
 }
+
+const environmentProxy = "http://proxyuser:geheim@127.0.0.1:3128"

@@ -1,8 +1,8 @@
 package config
 
 import (
-	"cmp"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -14,7 +14,7 @@ import (
 func (c *Config) estIdentities(root part, est estDefaults, tables map[string]part) {
 	renewal := est.at.sub("identity_auto_renew")
 	certs := root.sub("cert_issuance").sub("certs")
-	slices.SortFunc(c.Certificates, func(a, b Certificate) int { return cmp.Compare(a.ID, b.ID) })
+	sort.Slice(c.Certificates, func(i, j int) bool { return c.Certificates[i].ID < c.Certificates[j].ID })
 
 	var identities []Certificate
 	made := map[string]bool{}

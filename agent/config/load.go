@@ -138,14 +138,14 @@ func build(files []string, docs [][]byte, d Defaults) (*Config, error) {
 
 // sorted are the mistakes in the order of the files, each once.
 func (r *reading) sorted(files []string) Errors {
-	slices.SortStableFunc(r.errs, func(a, b Error) int { return comparePlaces(files, a.Place, b.Place) })
+	sortByPlace(files, r.errs, func(e Error) Place { return e.Place })
 	return slices.Compact(r.errs)
 }
 
 // sortedWarnings are the warnings in the order of the files. What is said at one place of several certificates is said
 // once, of none of them.
 func (r *reading) sortedWarnings(files []string) (warns []Warning) {
-	slices.SortStableFunc(r.warns, func(a, b Warning) int { return comparePlaces(files, a.Place, b.Place) })
+	sortByPlace(files, r.warns, func(w Warning) Place { return w.Place })
 	for _, w := range r.warns {
 		i := slices.IndexFunc(warns, func(said Warning) bool { return said.Place == w.Place && said.Text == w.Text })
 		if i >= 0 {
@@ -162,7 +162,7 @@ func (r *reading) warnPassed(files []string) {
 	if len(r.passed) == 0 {
 		return
 	}
-	slices.SortStableFunc(r.passed, func(a, b passed) int { return comparePlaces(files, a.at, b.at) })
+	sortByPlace(files, r.passed, func(p passed) Place { return p.at })
 	keys := make([]string, len(r.passed))
 	for i, p := range r.passed {
 		keys[i] = p.key
@@ -196,7 +196,7 @@ func (c *Config) read(root part, d Defaults) {
 	c.checkURLs()
 	c.problems(root, tables)
 	c.files = c.namedFiles(root, tables)
-	slices.SortStableFunc(c.files, func(a, b namedFile) int { return comparePlaces(c.Files, a.at, b.at) })
+	sortByPlace(c.Files, c.files, func(f namedFile) Place { return f.at })
 	c.checkOutputs(tables)
 	if len(tables) == 0 && len(root.r.errs) == 0 {
 		root.r.errs = append(root.r.errs, Error{Place: root.n.key, Text: "no certificate is configured",

@@ -7,6 +7,7 @@ import (
 	"net/mail"
 	"net/url"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -112,14 +113,12 @@ func (p part) subjectTable(n *node) (pairs []pair) {
 			pairs = append(pairs, pair{name, n.table[name]})
 		}
 	}
-	slices.SortFunc(pairs, func(a, b pair) int {
-		if an, bn := isCommonName(a.name), isCommonName(b.name); an != bn {
-			if an {
-				return -1
-			}
-			return 1
+	sort.Slice(pairs, func(i, j int) bool {
+		a, b := pairs[i].name, pairs[j].name
+		if isCommonName(a) != isCommonName(b) {
+			return isCommonName(a)
 		}
-		return strings.Compare(strings.ToUpper(a.name), strings.ToUpper(b.name))
+		return strings.ToUpper(a) < strings.ToUpper(b)
 	})
 	return pairs
 }
