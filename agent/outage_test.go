@@ -221,10 +221,10 @@ func TestRetryAfterWins(t *testing.T) {
 				return &est.Error{Op: c.op, Class: est.ErrUnavailable, Status: 503, RetryAfter: test.asked}
 			})
 			capped := slices.ContainsFunc(s.agent.Snapshot().Certificates[0].Problems, func(p Problem) bool {
-				return strings.Contains(p.Text, "it is asked again after")
+				return strings.Contains(p.Text, "of that are obeyed")
 			})
 			if capped != (test.asked > test.want) {
-				t.Errorf("asked to wait %v: status says that it is asked sooner: %t", test.asked, capped)
+				t.Errorf("asked to wait %v: status says that less is obeyed: %t", test.asked, capped)
 			}
 			for n := range 30 {
 				time.Sleep(2 * time.Hour)
