@@ -241,7 +241,7 @@ func TestNotClonedAfterAll(t *testing.T) {
 		}
 		d.mustServe("out/combined.pem")
 		mustTell(t, hooks, hookA+"/1/missing", hookB+"/1/missing", hookA+"/1/", hookB+"/1/")
-		if e := hooks.told[2].event; e.Serial != c.Serial || e.Fingerprint != c.SHA256 {
+		if e := hooks.event(2); e.Serial != c.Serial || e.Fingerprint != c.SHA256 {
 			t.Errorf("told of %+v", e)
 		}
 		time.Sleep(day)

@@ -85,6 +85,13 @@ func (f *fakeHooks) seen() (all []string) {
 	return all
 }
 
+// event is what the n-th hook that was run was told.
+func (f *fakeHooks) event(n int) hook.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.told[n].event
+}
+
 func (f *fakeHooks) times(name string) (at []time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -162,7 +169,7 @@ func TestDelivery(t *testing.T) {
 		settle()
 		d.mustServe("out/combined.pem")
 		mustTell(t, hooks, hookA+"/1/missing", hookB+"/1/missing")
-		e := hooks.told[0].event
+		e := hooks.event(0)
 		live := d.live("device-id")
 		if e.ID != "device-id" || e.Directory != live.Dir || e.Cert != live.File("cert.pem") || e.Key != live.File("key.pem") ||
 			e.Serial != live.Meta.Serial || e.Fingerprint != live.Meta.SHA256 || e.CA != live.File("ca.pem") || !e.NotAfter.Equal(live.Leaf.NotAfter) {
@@ -337,9 +344,9 @@ func TestCABundleChanges(t *testing.T) {
 		if err != nil || !strings.Contains(string(data), string(pemOf(next.Raw))) || !strings.Contains(string(data), string(pemOf(d.ca.cert.Raw))) {
 			t.Errorf("%v, ca.pem:\n%s", err, data)
 		}
-		told, err := os.ReadFile(hooks.told[2].event.CA)
+		told, err := os.ReadFile(hooks.event(2).CA)
 		if err != nil || !strings.Contains(string(told), string(pemOf(next.Raw))) {
-			t.Errorf("told of %s: %v\n%s", hooks.told[2].event.CA, err, told)
+			t.Errorf("told of %s: %v\n%s", hooks.event(2).CA, err, told)
 		}
 		if n := len(d.ca.seen()); n != 1 {
 			t.Errorf("%d enrolments", n)
