@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"certagent/est"
@@ -136,15 +135,12 @@ func (d *device) sentIsDurable(fsys *durabletest.FS) func(call) error {
 		if err != nil || !bytes.Equal(request.CSR, c.csr) {
 			d.t.Errorf("after %q: a request was sent that is not on disk: %v", fsys.Fired(), err)
 		}
-		_, struck, _ := strings.Cut(fsys.Fired(), "/")
+		if slices.Contains(fsys.Names(), pending) {
+			d.t.Errorf("after %q: a request was sent before its directory's name was durable", fsys.Fired())
+		}
 		for _, path := range fsys.Dirty() {
-			if path == filepath.Dir("/"+struck) && durable.IsTemp(filepath.Base(struck)) {
-				continue // retry.json could not be written before the try began, which holds up nobody
-			}
-			if durable.IsTemp(filepath.Base(path)) {
-				continue // what a file that was made, and said to be not, leaves
-			}
-			if path == filepath.Dir(pending) || strings.HasPrefix(path, pending) {
+			// A temporary name is what a file leaves that was made, and said to be not.
+			if (path == pending || filepath.Dir(path) == pending) && !durable.IsTemp(filepath.Base(path)) {
 				d.t.Errorf("after %q: a request was sent before it was durable: %s", fsys.Fired(), path)
 			}
 		}

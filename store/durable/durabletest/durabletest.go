@@ -97,6 +97,13 @@ func (f *FS) Dirty() []string {
 	return slices.Sorted(maps.Keys(f.dirty))
 }
 
+// Names are the names, sorted, that came since their directory was synced: a power cut may take them away.
+func (f *FS) Names() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.names))
+}
+
 // Unsynced says what was renamed before it, or something in it, had been synced; or was a link to a name that had not.
 func (f *FS) Unsynced() []string {
 	f.mu.Lock()
