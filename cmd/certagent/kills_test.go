@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/tls"
 	"errors"
@@ -51,7 +52,7 @@ func TestKilledWhileRenewing(t *testing.T) {
 	}
 	s := esttest.New(t, esttest.Options{Lifetime: time.Second})
 	const devices = 4
-	var renewed, told atomic.Int64
+	var killed, renewed, told atomic.Int64
 	t.Run("devices", func(t *testing.T) {
 		for range devices {
 			t.Run("device", func(t *testing.T) {
@@ -78,6 +79,7 @@ func TestKilledWhileRenewing(t *testing.T) {
 				for n := range kills(t) / devices {
 					before := len(g.lines("told"))
 					g.dieWhileRenewing(t, program, rand.N(life))
+					killed.Add(1)
 					if more := len(g.lines("told")) - before; more > 0 {
 						told.Add(int64(more))
 						life = max(life*3/4, 50*time.Millisecond)
@@ -112,7 +114,7 @@ func TestKilledWhileRenewing(t *testing.T) {
 		}
 	})
 	t.Logf("%d kills; certificates were renewed %d times and hooks run %d times meanwhile",
-		kills(t)/devices*devices, renewed.Load(), told.Load())
+		killed.Load(), renewed.Load(), told.Load())
 	if renewed.Load() == 0 || told.Load() == 0 {
 		t.Error("nothing was renewed or delivered while it was killed: this tested something else")
 	}
@@ -177,14 +179,15 @@ func (g *gateway) dieWhileRenewing(t *testing.T, program string, life time.Durat
 	t.Helper()
 	cmd := g.command("run")
 	victim := exec.Command(program, cmd.Args[1:]...)
-	victim.Env = cmd.Env
+	var said bytes.Buffer
+	victim.Env, victim.Stderr = cmd.Env, &said
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
 	<-time.After(life)        // the moment is what is tested
 	_ = victim.Process.Kill() // it may have ended
 	if _ = victim.Wait(); victim.ProcessState.Exited() {
-		t.Fatalf("the agent ended by itself: %v", victim.ProcessState)
+		t.Fatalf("the agent ended by itself: %v\n%s", victim.ProcessState, &said)
 	}
 }
 

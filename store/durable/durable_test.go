@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -557,6 +558,54 @@ func TestOneHoldsTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	third.Release()
+}
+
+// TestALockOfTheDead: what a process had just forked when it was killed holds its lock until it executes its program.
+func TestALockOfTheDead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, fmt.Appendf(nil, "%19d\n", dead.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	orphan, err := os.Open(path)
+	if err == nil {
+		err = syscall.Flock(int(orphan.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := durable.Acquire(letsGo{durable.OS{}, orphan}, path, durable.Mode(0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+}
+
+// letsGo is a file system on which orphan is closed once the lock file has been found locked twice.
+type letsGo struct {
+	durable.FS
+	orphan *os.File
+}
+
+type letsGoFile struct {
+	durable.File
+	looks  int
+	orphan *os.File
+}
+
+func (l letsGo) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	f, err := l.FS.OpenFile(path, flag, m)
+	return &letsGoFile{f, 0, l.orphan}, err
+}
+
+func (f *letsGoFile) Fd() uintptr {
+	if f.looks++; f.looks == 5 { // exclusive, shared, whose is it; exclusive, shared
+		f.orphan.Close()
+	}
+	return f.File.Fd()
 }
 
 // TestALockIsNotLeftOpenToOthers: whoever may open the file may lock it, and keep everybody else from doing so.

@@ -3,7 +3,6 @@ package durable
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -106,9 +105,11 @@ func checkLock(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// take locks the file. Somebody who only asks whether it is locked does so with a shared lock, for an instant
-// (store.Held); that is told from a holder by asking the same way, and waited for.
+// take locks the file. Two that have it pass, and are waited for: somebody who only asks whether it is locked, which takes a
+// shared lock for an instant (store.Held) and is told from a holder by asking the same way; and what a holder that was killed
+// had just forked, which keeps the lock until it executes its program.
 func (l *Lock) take() error {
+	pid := 0
 	for range 1000 {
 		locked, err := l.flock(unix.LOCK_EX)
 		if locked || err != nil {
@@ -118,17 +119,24 @@ func (l *Lock) take() error {
 		if err != nil {
 			return err
 		}
-		if !shared {
+		if shared {
+			if err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN); err != nil {
+				return fmt.Errorf("lock %s: %w", l.path, err)
+			}
+		} else if pid = l.holder(); pid == 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 			break
 		}
-		if err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN); err != nil {
-			return fmt.Errorf("lock %s: %w", l.path, err)
-		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
-	text, _ := io.ReadAll(io.LimitReader(l.file, 32)) // unreadable is unknown
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
 	return &LockedError{Path: l.path, PID: pid}
+}
+
+// holder is the process id that the last one to take the lock wrote down; 0 if that cannot be read.
+func (l *Lock) holder() int {
+	text := make([]byte, 32)
+	n, _ := unix.Pread(int(l.file.Fd()), text, 0)
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text[:max(0, n)])))
+	return max(0, pid)
 }
 
 // flock tries to get a lock, without waiting for somebody else to give up theirs.
