@@ -93,7 +93,9 @@ func decide(q question) decision {
 		if retry.Drift.Failures > 0 {
 			why = "the changed request was refused; trying again"
 		}
-		later(renew.Obeyed(retry.Drift.NextTry, q.now, true), why) // it may hold a Retry-After, too
+		// It is a back-off, as long as retry, or what the server asked for, as long as a week.
+		next := retry.Drift.NextTry
+		later(latest(q.policy.Sane(q.leaf, next, q.now), renew.Obeyed(next, q.now, true)), why)
 	}
 	if d.at.IsZero() {
 		d.at = q.now

@@ -154,7 +154,7 @@ func (k *keeper) forced() {
 func (k *keeper) clockSet() {
 	switch k.retry.LastClass {
 	case "untrusted", "bad-response", "no-identity":
-		k.retry.NextTry = time.Time{}
+		k.repaired()
 	}
 }
 
@@ -349,9 +349,9 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 	}
 }
 
-// resume spreads what came due while the agent was not running.
+// resume spreads what came due while the agent was not running. A try that ended with the agent had its turn.
 func (k *keeper) resume(q question, leaf renew.Leaf) {
-	if k.looked || !q.credible || k.retry.Reissue != "" {
+	if k.looked || !q.credible || k.retry.Reissue != "" || k.retry.Interrupted > 0 {
 		return
 	}
 	keepTries(&k.retry, k.cfg.Policy.Resumed(leaf, triesOf(k.retry), k.agent.o.Rand(), q.now))

@@ -98,7 +98,8 @@ func (k *keeper) begin() {
 	}
 }
 
-// noticeInterruption gives a try that ended with the agent its place in the back-off.
+// noticeInterruption gives a try that ended with the agent its place in the back-off. The place goes by when the try
+// began and not by now: a device without a clock of its own starts in 1970.
 func (k *keeper) noticeInterruption() {
 	begun := k.retry.Begun
 	if begun.IsZero() {
@@ -110,8 +111,6 @@ func (k *keeper) noticeInterruption() {
 	if beyond <= 0 {
 		return
 	}
-	now := k.agent.o.Now()
-	begun = earliest(begun, now)
 	t := triesOf(k.retry)
 	asked, before := t.RetryAfter, t.Next
 	t = t.Tried(k.leaf(), begun)
@@ -121,11 +120,12 @@ func (k *keeper) noticeInterruption() {
 		Code: "interrupted", Text: fmt.Sprintf("the agent ended during each of its last %d tries", k.retry.Interrupted),
 		Hint: "find out in the system's log what ends it (journalctl -u certagent); it goes on trying, and less and less often",
 	}
-	k.retry.Problems = stored([]Problem{p}, k.retry.Problems, now)
+	k.retry.Problems = stored([]Problem{p}, k.retry.Problems, begun)
 }
 
-// A change of who logs in or whom we trust ends the back-off, since somebody repaired something. Whoever goes on changing
-// it, as a tool does that rewrites a file every minute, gets a try an hour, from the sixth time without a success on.
+// A change of who logs in or whom we trust ends the back-off, since somebody repaired something, and so does a clock that
+// is set. Whoever goes on changing it, as a tool does that rewrites a file every minute, gets a try an hour, from the sixth
+// time without a success on.
 const (
 	repairsAtOnce = 5
 	repairsEvery  = time.Hour
@@ -133,10 +133,17 @@ const (
 
 // noticeRepair ends the back-off where what it belongs to has changed.
 func (k *keeper) noticeRepair() {
-	r, login := &k.retry, k.agent.login(&k.cfg, k.stamp)
-	before := r.Login
-	r.Login = login
-	if before == "" || before == login || r.Failures+r.Drift.Failures+r.Interrupted == 0 {
+	before := k.retry.Login
+	k.retry.Login = k.agent.login(&k.cfg, k.stamp)
+	if before != "" && before != k.retry.Login {
+		k.repaired()
+	}
+}
+
+// repaired ends the back-off, as often as that is allowed.
+func (k *keeper) repaired() {
+	r := &k.retry
+	if r.Failures+r.Drift.Failures+r.Interrupted == 0 {
 		return
 	}
 	if r.Repairs++; r.Repairs > repairsAtOnce {
@@ -145,7 +152,8 @@ func (k *keeper) noticeRepair() {
 		r.Drift.NextTry = earliest(r.Drift.NextTry, r.LastTry.Add(repairsEvery))
 		return
 	}
-	r.Failures, r.Interrupted, r.NextTry, r.Refusals, r.Problems, r.Drift = 0, 0, time.Time{}, nil, nil, store.Drift{}
+	r.Failures, r.Interrupted, r.NextTry, r.Refusals, r.Problems = 0, 0, time.Time{}, nil, nil
+	r.Drift = store.Drift{Wanted: r.Drift.Wanted} // known already: it does not wait for a turn as one does that was rolled out just now
 }
 
 // save writes the retry state if it changed. A disk that cannot be written is a problem in status, not a reason to stop:

@@ -94,13 +94,16 @@ func (p Policy) Sane(leaf *Leaf, next, now time.Time) time.Time {
 
 // CapRetryAfter returns how long to wait when a server asked for that much in Retry-After (RFC 9110, section
 // 10.2.3), and whether it asked for more than is obeyed: one day, or seven for the 202 of a request that waits for
-// approval (RFC 7030, section 4.2.3). A negative time is none.
+// approval (RFC 7030, section 4.2.3). Such a request is not repeated within a minute. A time that is not positive is none.
 func CapRetryAfter(asked time.Duration, pending bool) (wait time.Duration, capped bool) {
-	limit := maxRetryAfter
+	limit, least := maxRetryAfter, time.Duration(0)
 	if pending {
-		limit = maxRetryAfterPending
+		limit, least = maxRetryAfterPending, leastWait
 	}
-	return min(max(0, asked), limit), asked > limit
+	if asked <= 0 {
+		return 0, false
+	}
+	return min(max(least, asked), limit), asked > limit
 }
 
 // floor returns the least time between two attempts that the clock alone asks for.

@@ -1,6 +1,9 @@
 package renew
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Tries is what the tries so far say about the next one. It is kept over restarts, so that a device that is switched on
 // again goes on where it was. The zero Tries is that of a certificate just issued by an agent that forgot when.
@@ -56,10 +59,7 @@ func (p Policy) Failed(leaf *Leaf, t Tries, asked time.Duration, draw float64, n
 func (p Policy) Resumed(l Leaf, t Tries, draw float64, now time.Time) Tries {
 	now = now.Round(0)
 	if !t.Next.After(now) && p.Plan(l, now).State == Due {
-		for range t.Resumed {
-			draw /= 4
-		}
-		t.Next = now.Add(p.Resume(l, draw, now))
+		t.Next = now.Add(p.Resume(l, math.Ldexp(draw, -2*t.Resumed), now))
 		t.Resumed++
 	}
 	return t
