@@ -92,7 +92,7 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 		c.readErr = nil
 		return time.Time{}
 	}
-	to, err := k.agent.consign(&k.cfg, k.live)
+	to, err := k.agent.consign(k.cfg, k.live)
 	if c.readErr = err; err != nil {
 		return k.agent.o.Now().Add(maxSleep)
 	}

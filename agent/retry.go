@@ -133,7 +133,7 @@ const (
 
 // noticeRepair ends the back-off where what it belongs to has changed.
 func (k *keeper) noticeRepair() {
-	r, login := &k.retry, k.agent.login(&k.cfg, k.stamp)
+	r, login := &k.retry, k.agent.login(k.cfg, k.stamp)
 	before := r.Login
 	r.Login = login
 	if before == "" || before == login || r.Failures+r.Drift.Failures+r.Interrupted == 0 {
