@@ -28,7 +28,7 @@ type keeper struct {
 	force     chan struct{}
 	reset     chan struct{} // the wall clock was set
 	configure chan configuration
-	results   chan result
+	results   chan *result
 
 	// read is the fingerprint of the files as last read, for the clock task to compare.
 	read atomic.Pointer[string]
@@ -65,7 +65,7 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 	k := &keeper{
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
 		post:  newPost("certificate " + c.ID),
-		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
+		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan *result, 1),
 		courier: newCourier(),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
@@ -376,11 +376,11 @@ func (k *keeper) start(ctx context.Context, d decision) {
 	o.served = sync.OnceFunc(func() { k.agent.attempts.done(server) })
 	go func() {
 		if err := k.agent.attempts.wait(ctx, server, by); err != nil {
-			k.results <- result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}
+			k.results <- &result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}
 			return
 		}
 		defer o.served()
-		k.results <- k.attempt(ctx, o)
+		k.results <- new(k.attempt(ctx, o))
 	}()
 }
 

@@ -27,7 +27,7 @@ const maxErrorText = 2000
 const pendingDefault = 15 * time.Minute
 
 // finish records how the attempt ended, and logs it: once.
-func (k *keeper) finish(r result) {
+func (k *keeper) finish(r *result) {
 	k.running, k.tried = false, true
 	k.cancel()
 	now := k.agent.o.Now()
@@ -46,7 +46,7 @@ func (k *keeper) finish(r result) {
 	k.failed(r, v, now)
 }
 
-func (k *keeper) succeeded(r result, now time.Time) {
+func (k *keeper) succeeded(r *result, now time.Time) {
 	e := r.event
 	e.Generation = r.generation
 	k.live, k.liveErr = r.generation, nil
@@ -62,7 +62,7 @@ func (k *keeper) succeeded(r result, now time.Time) {
 }
 
 // failed turns the verdict into the next try.
-func (k *keeper) failed(r result, v verdict, now time.Time) {
+func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
 	level, said := zerolog.ErrorLevel, "certificate not issued"
 	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))
