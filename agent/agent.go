@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -65,8 +66,8 @@ type Options struct {
 	Hooks HookRunner
 }
 
-// maxAttempts is how many attempts run at once: a small device has little memory, and a server little patience.
-const maxAttempts = 16
+// maxCommitting is how many issued certificates are stored at once.
+const maxCommitting = 16
 
 // How many outputs are written and how many hooks run at once, each for a certificate of its own. They do not wait for
 // attempts, nor for each other: a hook may take an hour.
@@ -79,7 +80,10 @@ const (
 type Agent struct {
 	o     Options
 	clock *clock
-	slots slots
+	// attempts is where attempts wait for their turn.
+	attempts queue
+	// committing bounds how many of them, the server's part over, are storing what was issued.
+	committing slots
 	// writing and telling bound the steps of deliveries.
 	writing, telling slots
 	// lookAtOutputs has watchOutputs look.
@@ -88,7 +92,8 @@ type Agent struct {
 	vanished []string
 	// authorities keeps the CA certificates of the servers fresh.
 	authorities *authorities
-	// rewake tells the clock task that a keeper's wake time changed.
+	// alarm is when the clock task wakes next, and rewake tells it that somebody has to be woken before that.
+	alarm  atomic.Int64
 	rewake chan struct{}
 	// changed tells Run that a keeper published something.
 	changed chan struct{}
@@ -165,8 +170,8 @@ func New(o Options) (*Agent, error) {
 		o.Hooks = hook.Runner{}
 	}
 	a := &Agent{
-		o: o, cfg: o.Config, slots: make(slots, maxAttempts),
-		writing: make(slots, maxWriting), telling: make(slots, maxTelling), lookAtOutputs: make(chan struct{}, 1),
+		o: o, cfg: o.Config,
+		committing: make(slots, maxCommitting), writing: make(slots, maxWriting), telling: make(slots, maxTelling), lookAtOutputs: make(chan struct{}, 1),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
 		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
 	}
@@ -190,14 +195,14 @@ func New(o Options) (*Agent, error) {
 
 // add makes the keeper of c without starting it.
 func (a *Agent) add(c config.Certificate, stamp string) error {
-	k, err := newKeeper(a, c, stamp)
+	k, err := newKeeper(a, new(c), stamp)
 	if err != nil {
 		return fmt.Errorf("open certificate %s in the store: %w", c.ID, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.keepers[c.ID] = k
-	v := view{id: c.ID, cfg: &c, live: k.live, liveErr: k.liveErr, retry: k.retry, delivery: k.courier.shown(), host: a.o.Host}
+	v := view{id: c.ID, cfg: k.cfg, live: k.live, liveErr: k.liveErr, retry: k.retry, delivery: k.courier.shown(), host: a.o.Host}
 	a.views[c.ID] = publishedView{view: v, live: k.live, tried: k.tried}
 	return nil
 }
@@ -218,6 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Str("version", a.o.Version).Msg("agent started")
 	line := a.Snapshot().Line()
 	a.o.Notify("READY=1\nSTATUS=" + line)
+	changed, rested := (<-chan struct{})(a.changed), (<-chan time.Time)(nil)
 	for {
 		select {
 		case answer := <-a.reloads:
@@ -229,11 +235,15 @@ func (a *Agent) Run(ctx context.Context) error {
 				answer <- err
 			}
 			continue
-		case <-a.changed:
+		case <-changed:
 			if s := a.Snapshot().Line(); s != line {
 				line = s
 				a.o.Notify("STATUS=" + line)
 			}
+			changed, rested = nil, time.After(statusPause)
+			continue
+		case <-rested:
+			changed, rested = a.changed, nil
 			continue
 		case <-ctx.Done():
 		}
@@ -245,6 +255,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 }
+
+// statusPause is the least time between two lines of status: to describe a thousand certificates takes a while, and when
+// they are renewed at once each of them changes several times.
+const statusPause = 500 * time.Millisecond
 
 // startLocked starts the goroutine of a keeper: it ends with ctx or when it is stopped. A panic restarts the keeper after a
 // minute; it must not take the other certificates along. a.mu is held.
@@ -367,8 +381,12 @@ func (a *Agent) published(k *keeper, v view) {
 	before := a.views[k.id]
 	a.views[k.id] = publishedView{view: v, live: k.live, tried: k.tried}
 	if before.tried != k.tried || before.live != k.live {
-		for _, c := range a.cfg.Certificates {
-			if other := a.keepers[c.ID]; other != nil && c.ESTIdentity == k.id && c.ID != k.id {
+		for i := range a.cfg.Certificates {
+			c := &a.cfg.Certificates[i]
+			if c.ESTIdentity != k.id || c.ID == k.id {
+				continue
+			}
+			if other := a.keepers[c.ID]; other != nil {
 				send(other.kick, struct{}{})
 			}
 		}

@@ -44,6 +44,8 @@ type order struct {
 	early     bool // before the threshold, for the sake of the spread
 	// asBefore: a changed request was not granted; renew what there is, so that something goes on living.
 	asBefore bool
+	// served is called when the attempt needs its server no more.
+	served func()
 }
 
 // Operations, as RFC 7030 section 3.2.2 names them.
@@ -79,6 +81,13 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 	if err != nil {
 		return nil, err
 	}
+	s.client.HangUp()
+	// What was issued is stored also when the agent is to stop: this waits for the disk, and for nobody else.
+	if err := a.committing.acquire(context.WithoutCancel(ctx)); err != nil {
+		return nil, err
+	}
+	defer a.committing.release()
+	o.served() // the next may have the server while this one waits for the disk
 	return a.commit(o, e, id, want, p, issued)
 }
 

@@ -99,7 +99,7 @@ func (h *authorities) look(ctx context.Context) {
 	default:
 		h.start(ctx, first.server)
 	}
-	send(h.agent.rewake, struct{}{})
+	h.agent.wakeSoon(h.post)
 }
 
 // held is until when a server is not asked again whatever the disk says.
@@ -112,8 +112,9 @@ func (h *authorities) start(ctx context.Context, s server) {
 	h.running = true
 	go func() {
 		r := refreshed{server: s, started: h.agent.o.Now()}
-		if r.err = h.agent.slots.acquire(ctx); r.err == nil {
-			defer h.agent.slots.release()
+		// It is no hurry, and yet must have its turn where attempts at that server go on failing.
+		if r.err = h.agent.attempts.wait(ctx, s.url.Host, r.started.Add(refreshAtLeast)); r.err == nil {
+			defer h.agent.attempts.done(s.url.Host)
 			if crashed := guard(func() { r.err = h.agent.refresh(ctx, s) }); crashed != nil {
 				r.err = crashed
 			}

@@ -33,7 +33,7 @@ type HookRunner interface {
 type courier struct {
 	// Mailboxes. touched: an output is not what it was. again: somebody may have mended something.
 	touched, again chan struct{}
-	done           chan handed
+	done           chan *handed
 	swept          chan []string // see sweepFormer
 	// lookout is for the minute's look at the outputs; nil while there is nothing to look at.
 	lookout atomic.Pointer[lookout]
@@ -62,7 +62,7 @@ type handed struct {
 
 func newCourier() courier {
 	return courier{
-		touched: make(chan struct{}, 1), again: make(chan struct{}, 1), done: make(chan handed, 1),
+		touched: make(chan struct{}, 1), again: make(chan struct{}, 1), done: make(chan *handed, 1),
 		swept: make(chan []string, 1), outdated: true, sweep: true,
 	}
 }
@@ -92,7 +92,7 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 		c.readErr = nil
 		return time.Time{}
 	}
-	to, err := k.agent.consign(&k.cfg, k.live)
+	to, err := k.agent.consign(k.cfg, k.live)
 	if c.readErr = err; err != nil {
 		return k.agent.o.Now().Add(maxSleep)
 	}
@@ -160,7 +160,7 @@ func (k *keeper) hand(ctx context.Context, step deliveryStep, to consignment) {
 	go func() {
 		l := inTurn(ctx, turn, act)
 		l.step = step
-		c.done <- l
+		c.done <- &l
 	}()
 }
 
@@ -197,7 +197,7 @@ func marksOf(outputs []store.DeliveredOutput) map[string]export.Mark {
 }
 
 // delivered records what came of a step.
-func (k *keeper) delivered(l handed) {
+func (k *keeper) delivered(l *handed) {
 	c, now := &k.courier, k.agent.o.Now()
 	c.running = false
 	c.cancel()
@@ -216,7 +216,7 @@ func (k *keeper) delivered(l handed) {
 	k.saveDelivery()
 }
 
-func (k *keeper) recordOutputs(l handed, now time.Time) {
+func (k *keeper) recordOutputs(l *handed, now time.Time) {
 	c := &k.courier
 	c.settled = true
 	for i := range c.state.Outputs {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,13 +28,15 @@ type keeper struct {
 	force     chan struct{}
 	reset     chan struct{} // the wall clock was set
 	configure chan configuration
-	results   chan result
+	results   chan *result
 
 	// read is the fingerprint of the files as last read, for the clock task to compare.
 	read atomic.Pointer[string]
+	// watched says that what happens to them is told by the system (Watch).
+	watched atomic.Bool
 
-	cfg     config.Certificate
-	stamp   string // of the files that cfg was read from
+	cfg     *config.Certificate // shared with views, orders and consignments: it never changes
+	stamp   string              // of the files that cfg was read from
 	retry   store.Retry
 	unread  int               // how often retry could not be read from disk, in a row
 	live    *store.Generation // the last one read; nil while none verifies
@@ -50,11 +53,11 @@ type keeper struct {
 
 // configuration is a certificate's part of a configuration that was loaded, with the stamp of the files.
 type configuration struct {
-	certificate config.Certificate
+	certificate *config.Certificate
 	stamp       string
 }
 
-func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
+func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 	stored, err := a.o.Store.Certificate(c.ID)
 	if err != nil {
 		return nil, err
@@ -62,7 +65,7 @@ func newKeeper(a *Agent, c config.Certificate, stamp string) (*keeper, error) {
 	k := &keeper{
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
 		post:  newPost("certificate " + c.ID),
-		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan result, 1),
+		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan *result, 1),
 		courier: newCourier(),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
@@ -190,7 +193,9 @@ func (k *keeper) look(ctx context.Context) {
 	}
 	k.looked = k.looked || q.credible
 	k.retry.RenewAt = d.plan.RenewAt
-	k.save()
+	if !k.running { // else its outcome is kept soon; what must outlast a crash before that is kept when it comes up
+		k.save()
+	}
 	next := k.deliver(ctx)
 	k.publish(d, nil)
 	k.schedule(d.at, next)
@@ -204,11 +209,14 @@ func (k *keeper) question() (question, error) {
 	}
 	// What cannot be read for once must not count as gone for good: without its record a certificate has no drift.
 	incomplete := k.liveErr != nil || k.live != nil && !k.live.HasMeta
-	if read := k.read.Load(); incomplete || *read != k.stored.Fingerprint() {
-		k.readLive()
-	}
-	if err := k.repair(); err != nil {
-		return question{}, err
+	unchanged := *k.read.Load() == k.stored.Fingerprint()
+	if awaited := k.running && k.live == nil && unchanged; !awaited { // else nothing is there, and what there will be is on its way
+		if incomplete || !unchanged {
+			k.readLive()
+		}
+		if err := k.repair(); err != nil {
+			return question{}, err
+		}
 	}
 	k.noticeRepair()
 	credible := a.clock.credible()
@@ -219,7 +227,7 @@ func (k *keeper) question() (question, error) {
 	k.noticeClone()
 	q := question{
 		now: now, credible: credible, policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
-		holdForIdentity: a.holds(&k.cfg),
+		holdForIdentity: a.holds(k.cfg),
 	}
 	if k.live != nil {
 		leaf := *k.leaf()
@@ -319,7 +327,7 @@ func (k *keeper) checkPending() {
 	if err != nil {
 		return // nothing is known of it
 	}
-	if p == nil || p.Accepted.IsZero() || k.agent.o.Host.foreignPending(p, k.live) || !serves(p.Server, &k.cfg) ||
+	if p == nil || p.Accepted.IsZero() || k.agent.o.Host.foreignPending(p, k.live) || !serves(p.Server, k.cfg) ||
 		k.cfg.Key != "" && string(p.Key.Algorithm()) != k.cfg.Key || p.Request.ServerKey != k.cfg.ServerKey {
 		k.retry.PendingUntil = time.Time{}
 	}
@@ -332,7 +340,7 @@ func serves(server string, c *config.Certificate) bool {
 
 // noticeDrift compares the configured request with the recorded one and gives a new difference its time.
 func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
-	want, err := desire(&k.cfg, k.agent.o.Host)
+	want, err := desire(k.cfg, k.agent.o.Host)
 	if err != nil {
 		return // a name that cannot be read now is no change of the name
 	}
@@ -364,19 +372,21 @@ func (k *keeper) start(ctx context.Context, d decision) {
 	o := k.order(d.reason)
 	o.early = d.reason == reasonThreshold && k.agent.o.Now().Before(d.plan.Threshold)
 	k.begin()
+	server, by := o.turn(k.agent.o.Now())
+	o.served = sync.OnceFunc(func() { k.agent.attempts.done(server) })
 	go func() {
-		if err := k.agent.slots.acquire(ctx); err != nil {
-			k.results <- result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}
+		if err := k.agent.attempts.wait(ctx, server, by); err != nil {
+			k.results <- &result{event: &event{Certificate: k.id, Started: k.agent.o.Now()}, err: err}
 			return
 		}
-		defer k.agent.slots.release()
-		k.results <- k.attempt(ctx, o)
+		defer o.served()
+		k.results <- new(k.attempt(ctx, o))
 	}()
 }
 
 func (k *keeper) order(why reason) order {
 	o := order{
-		cert: new(k.cfg), stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
+		cert: k.cfg, stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
 		lastClass: k.retry.LastClass,
 	}
 	if o.live == nil {
@@ -388,7 +398,7 @@ func (k *keeper) order(why reason) order {
 			o.live = older
 		}
 	}
-	o.estLogin, o.estWhy = k.agent.estLogin(&k.cfg)
+	o.estLogin, o.estWhy = k.agent.estLogin(k.cfg)
 	if why == reasonDrift || why == reasonKeyDrift {
 		o.refusals = maps.Clone(k.retry.Drift.Refusals)
 	} else {
@@ -413,6 +423,18 @@ func (k *keeper) older(now time.Time) *store.Generation {
 		}
 	}
 	return nil
+}
+
+// turn is for whose turn an attempt waits, and until when at best.
+func (o order) turn(now time.Time) (server string, by time.Time) {
+	if o.live == nil {
+		return o.cert.URL.Host, now
+	}
+	u := o.cert.URL
+	if o.cert.RenewURL != nil {
+		u = o.cert.RenewURL
+	}
+	return u.Host, latest(now, o.live.Leaf.NotAfter)
 }
 
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
@@ -455,12 +477,12 @@ func (k *keeper) schedule(at, delivery time.Time) {
 		at = delivery
 	}
 	k.wakeAt(at)
-	send(k.agent.rewake, struct{}{})
+	k.agent.wakeSoon(k.post)
 }
 
 // publish makes the keeper's view of its certificate visible to status and to the other keepers.
 func (k *keeper) publish(d decision, lookErr error) {
-	v := view{cfg: new(k.cfg), id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running,
+	v := view{cfg: k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running,
 		delivery: k.courier.shown(), host: k.agent.o.Host}
 	for _, err := range []error{lookErr, k.saveErr, k.courier.saveErr, k.courier.readErr} {
 		if err != nil {

@@ -27,7 +27,7 @@ const maxErrorText = 2000
 const pendingDefault = 15 * time.Minute
 
 // finish records how the attempt ended, and logs it: once.
-func (k *keeper) finish(r result) {
+func (k *keeper) finish(r *result) {
 	k.running, k.tried = false, true
 	k.cancel()
 	now := k.agent.o.Now()
@@ -46,7 +46,7 @@ func (k *keeper) finish(r result) {
 	k.failed(r, v, now)
 }
 
-func (k *keeper) succeeded(r result, now time.Time) {
+func (k *keeper) succeeded(r *result, now time.Time) {
 	e := r.event
 	e.Generation = r.generation
 	k.live, k.liveErr = r.generation, nil
@@ -56,12 +56,13 @@ func (k *keeper) succeeded(r result, now time.Time) {
 		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift, Losses: k.retry.Losses,
 		Spent: spent(k.retry, reason(e.Reason), now),
 	}
+	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
 	k.save()
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
 }
 
 // failed turns the verdict into the next try.
-func (k *keeper) failed(r result, v verdict, now time.Time) {
+func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
 	level, said := zerolog.ErrorLevel, "certificate not issued"
 	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))

@@ -43,7 +43,7 @@ func (a *Agent) reload(ctx context.Context) error {
 			}
 			added = append(added, c.ID)
 		case !sameCertificate(*old, c):
-			letters[c.ID] = configuration{c, stamp}
+			letters[c.ID] = configuration{new(c), stamp}
 			changed = append(changed, c.ID)
 		}
 	}

@@ -134,7 +134,7 @@ const (
 // noticeRepair ends the back-off where what it belongs to has changed.
 func (k *keeper) noticeRepair() {
 	before := k.retry.Login
-	k.retry.Login = k.agent.login(&k.cfg, k.stamp)
+	k.retry.Login = k.agent.login(k.cfg, k.stamp)
 	if before != "" && before != k.retry.Login {
 		k.repaired()
 	}

@@ -2,7 +2,7 @@ package agent
 
 import "context"
 
-// slots bounds how many attempts run at once.
+// slots bounds how many of something run at once. Attempts wait in a queue, for they are not all the same.
 type slots chan struct{}
 
 // acquire waits for a free slot, or for the end of ctx, whose error it returns.

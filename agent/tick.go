@@ -1,7 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"math"
+	"runtime/debug"
+	"slices"
 	"time"
 )
 
@@ -21,6 +25,7 @@ func (a *Agent) tick(ctx context.Context) {
 	defer timer.Stop()
 	credible := a.clock.credible()
 	var minute, fed time.Time // when the slow part and the watchdog were last served
+	var looked string         // the certificate that was looked at last
 	wall, mono, slept := a.o.Now(), time.Now(), a.o.Suspended()
 	for {
 		select {
@@ -31,12 +36,16 @@ func (a *Agent) tick(ctx context.Context) {
 		}
 		now, started := a.o.Now(), time.Now()
 		if minute.IsZero() || started.Sub(minute) >= maxSleep {
+			first := minute.IsZero()
 			minute = started
 			a.clock.synchronised()
 			a.keepPlace()
-			a.lookAtFiles()
+			looked = a.lookAtFiles(looked)
 			send(a.lookAtOutputs, struct{}{})
 			a.keepLastGood()
+			if !first && a.attempts.idle() {
+				debug.FreeOSMemory() // what a thousand attempts took, or the start, is needed by others now
+			}
 		}
 		asleep := a.o.Suspended()
 		stepped := now.Sub(wall) - started.Sub(mono)
@@ -57,22 +66,36 @@ func (a *Agent) tick(ctx context.Context) {
 		if a.o.Watchdog > 0 {
 			sleep = min(sleep, a.o.Watchdog/3)
 		}
-		for _, p := range a.posts() {
-			wake := p.wake.Load()
-			if wake == 0 {
-				continue
-			}
-			at := time.UnixMilli(wake)
-			if at.After(now) {
-				sleep = min(sleep, at.Sub(now))
-				continue
-			}
-			// It sets the next time when it has looked.
-			if p.wake.CompareAndSwap(wake, 0) {
-				send(p.kick, struct{}{})
-			}
+		timer.Reset(a.kickDue(now, sleep))
+	}
+}
+
+// kickDue kicks those whose time has come, and says for how long nobody else's will, at most for the time given.
+func (a *Agent) kickDue(now time.Time, sleep time.Duration) time.Duration {
+	a.alarm.Store(math.MaxInt64) // who sets a time from here on tells, as it may have been looked at already
+	for _, p := range a.posts() {
+		wake := p.wake.Load()
+		if wake == 0 {
+			continue
 		}
-		timer.Reset(sleep)
+		at := time.UnixMilli(wake)
+		if at.After(now) {
+			sleep = min(sleep, at.Sub(now))
+			continue
+		}
+		// It sets the next time when it has looked.
+		if p.wake.CompareAndSwap(wake, 0) {
+			send(p.kick, struct{}{})
+		}
+	}
+	a.alarm.Store(now.Add(sleep).UnixMilli())
+	return sleep
+}
+
+// wakeSoon tells the clock task that the time of p has changed, if that is before it wakes anyway.
+func (a *Agent) wakeSoon(p post) {
+	if wake := p.wake.Load(); wake != 0 && wake < a.alarm.Load() {
+		send(a.rewake, struct{}{})
 	}
 }
 
@@ -109,14 +132,33 @@ func (a *Agent) kickAll() {
 	}
 }
 
+// looksAMinute is at how many certificates whose directories are watched the clock task looks each minute all the same, in
+// turn. More would keep a device with a thousand of them awake.
+const looksAMinute = 32
+
 // lookAtFiles is the fallback for what the watch of the directories misses: a keeper is kicked when the files of its
-// certificate are not those that it read.
-func (a *Agent) lookAtFiles() {
-	for _, k := range a.allKeepers() {
+// certificate are not those that it read. It looks at all that are not watched, and at some that are, beginning with the one
+// after next in the order of ids; it gives the last of those.
+func (a *Agent) lookAtFiles(next string) (last string) {
+	all := a.allKeepers()
+	slices.SortFunc(all, func(x, y *keeper) int { return cmp.Compare(x.id, y.id) })
+	begin, _ := slices.BinarySearchFunc(all, next+"\x00", func(k *keeper, id string) int { return cmp.Compare(k.id, id) })
+	last = next
+	watched := 0
+	for i := range all {
+		k := all[(begin+i)%len(all)]
+		if k.watched.Load() {
+			if watched == looksAMinute {
+				continue
+			}
+			watched++
+			last = k.id
+		}
 		if read := k.read.Load(); read == nil || *read != k.stored.Fingerprint() {
 			send(k.kick, struct{}{})
 		}
 	}
+	return last
 }
 
 // keepPlace makes sure of the state directory: a disk that was unmounted and is back has another lock file than the one
@@ -158,16 +200,21 @@ const answerWithin = 10 * time.Second
 func (a *Agent) answered(ctx context.Context) bool {
 	timeout := time.NewTimer(answerWithin)
 	defer timeout.Stop()
-	for _, p := range a.posts() {
-		pong := make(chan struct{})
+	// All are asked before the first answer is waited for: a thousand answers one by one would be as many wake-ups.
+	posts := a.posts()
+	pongs := make([]chan struct{}, len(posts))
+	for i, p := range posts {
+		pongs[i] = make(chan struct{})
 		select {
-		case p.ping <- pong:
+		case p.ping <- pongs[i]:
 		default:
 			a.o.Log.Error().Str("keeper", p.owner).Msg("keeper has not read the watchdog's last question")
 			return false
 		}
+	}
+	for i, p := range posts {
 		select {
-		case <-pong:
+		case <-pongs[i]:
 		case <-ctx.Done():
 			return false
 		case <-timeout.C:

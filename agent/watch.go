@@ -33,18 +33,26 @@ func (a *Agent) Watch(ctx context.Context) error {
 	state := a.o.Store.Dir()
 	certs := filepath.Join(state, "certs")
 	ids := map[string]string{} // watched directory to the certificate it belongs to
-	arm := func(dir string) {
+	arm := func(dir string) bool {
+		err := w.Add(dir)
 		// What does not exist is armed when its parent says that it was made.
-		if err := w.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.o.Log.Warn().Str("directory", dir).Err(err).Msg("directory not watched; it is looked at once a minute")
 		}
+		return err == nil
 	}
+	defer func() { // from here on it is up to the clock task
+		for _, k := range a.allKeepers() {
+			k.watched.Store(false)
+		}
+	}()
 	armCertificate := func(k *keeper) {
-		dirs := k.stored.WatchDirs()
+		dirs, watched := k.stored.WatchDirs(), true
 		for _, dir := range dirs {
 			ids[dir] = k.id
-			arm(dir)
+			watched = arm(dir) && watched
 		}
+		k.watched.Store(watched)
 		for dir, id := range ids {
 			if id == k.id && !slices.Contains(dirs, dir) {
 				delete(ids, dir)
@@ -69,7 +77,7 @@ func (a *Agent) Watch(ctx context.Context) error {
 	arm(dropins)
 	armAll()
 
-	dirty := map[string]bool{} // certificates whose files changed
+	dirty := map[string]bool{} // certificates whose files changed; "" stands for all
 	var stateTimer, configTimer <-chan time.Time
 	for {
 		select {
@@ -104,7 +112,9 @@ func (a *Agent) Watch(ctx context.Context) error {
 					dirty[id] = true
 				} else if id, ok := ids[ev.Name]; ok {
 					dirty[id] = true
-				} else if dir == certs || ev.Name == state || ev.Name == certs {
+				} else if dir == certs {
+					dirty[filepath.Base(ev.Name)] = true // its directory came or went
+				} else if ev.Name == state || ev.Name == certs {
 					dirty[""] = true
 				} else {
 					continue

@@ -111,7 +111,7 @@ const anchorLimit = 16
 // mergeCAs returns the CAs of k after an answer, without those that had expired by reached.
 func mergeCAs(k Known, answer []*x509.Certificate, reached time.Time) []*x509.Certificate {
 	anchors := func(cert *x509.Certificate) bool {
-		return IsRoot(cert) || slices.ContainsFunc(k.TLSAnchors, cert.Equal)
+		return slices.ContainsFunc(k.TLSAnchors, cert.Equal) || IsRoot(cert) // the cheap one first
 	}
 	kept := k.CAs
 	if slices.ContainsFunc(answer, IsRoot) {

@@ -213,6 +213,40 @@ func (c *Certificate) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
+// saveState keeps a file of the certificate's directory. It is called at each look of a keeper, so that it asks the store's
+// file system only where something changed since it was last kept: the data, the file, or whose the directories are.
+func (c *Certificate) saveState(path string, data []byte) error {
+	if kept, ok := c.store.kept.Load(path); ok && kept == c.stateDigest(path, data) {
+		return nil
+	}
+	c.store.kept.Delete(path)
+	if err := c.makeDir(); err != nil {
+		return err
+	}
+	if err := c.store.saveIfChanged(path, data, 0o644); err != nil {
+		return err
+	}
+	c.store.kept.Store(path, c.stateDigest(path, data))
+	return nil
+}
+
+// stateDigest is made of data, what lstat(2) says about the file, and what it says about the directories above that makes
+// them safe.
+func (c *Certificate) stateDigest(path string, data []byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, dir := range []string{c.store.dir, c.store.certsDir(), c.dir} {
+		if info, err := os.Lstat(dir); err == nil {
+			uid, _ := durable.Owner(info)
+			fmt.Fprintln(h, uint32(info.Mode()), uid)
+		}
+	}
+	if info, err := os.Lstat(path); err == nil {
+		digest(h, path, info)
+	}
+	h.Write(data)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
 func digest(h hash.Hash, path string, info fs.FileInfo) {
 	fmt.Fprintln(h, path, uint32(info.Mode()), info.Size(), info.ModTime().UnixNano())
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {

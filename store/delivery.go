@@ -105,10 +105,7 @@ func (c *Certificate) SaveDelivery(d Delivery) error {
 	d.Version = deliveryVersion
 	data, err := encodeJSON(d)
 	if err == nil {
-		err = c.makeDir()
-	}
-	if err == nil {
-		err = c.store.saveIfChanged(c.deliveryFile(), data, 0o644)
+		err = c.saveState(c.deliveryFile(), data)
 	}
 	if err != nil {
 		return fmt.Errorf("save delivery state of %s: %w", c.id, err)

@@ -109,6 +109,7 @@ func (s *Store) load(dir string, n int) (*Generation, error) {
 	if g.Chain, err = s.loadCertificates(dir, n, chainFile); err != nil {
 		return nil, err
 	}
+	s.issuers.share(g.Chain)
 	full, err := s.loadCertificates(dir, n, fullchainFile)
 	if err != nil {
 		return nil, err
@@ -119,6 +120,7 @@ func (s *Store) load(dir string, n int) (*Generation, error) {
 	if g.CAs, err = s.loadCertificates(dir, n, caFile); err != nil {
 		return nil, err
 	}
+	s.issuers.share(g.CAs)
 	g.Key, err = s.keys.Load(dir)
 	switch {
 	case s.readOnly && errors.Is(err, fs.ErrPermission):
@@ -156,20 +158,15 @@ func (s *Store) write(dir string, i Issue) error {
 	if err != nil {
 		return err
 	}
+	file := func(name string, data []byte) durable.New {
+		return durable.New{Path: filepath.Join(dir, name), Data: data, Perm: s.perm(0o644)}
+	}
 	leaf, chain := encodeCertificates(i.Leaf), encodeCertificates(i.Chain...)
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{
-		{certFile, leaf},
-		{chainFile, chain},
-		{fullchainFile, bytes.Join([][]byte{leaf, chain}, nil)},
-		{caFile, encodeCertificates(i.CAs...)},
-		{metaFile, metaJSON},
-	} {
-		if err := durable.Create(s.fs, filepath.Join(dir, f.name), f.data, s.perm(0o644)); err != nil {
-			return err
-		}
+	err = durable.CreateAll(s.fs, file(certFile, leaf), file(chainFile, chain),
+		file(fullchainFile, bytes.Join([][]byte{leaf, chain}, nil)), file(caFile, encodeCertificates(i.CAs...)),
+		file(metaFile, metaJSON))
+	if err != nil {
+		return err
 	}
 	return durable.SyncDir(s.fs, dir)
 }

@@ -109,10 +109,7 @@ func parseRetry(data []byte) Retry {
 func (c *Certificate) SaveRetry(r Retry) error {
 	data, err := encodeJSON(r)
 	if err == nil {
-		err = c.makeDir()
-	}
-	if err == nil {
-		err = c.store.saveIfChanged(c.retryFile(), data, 0o644)
+		err = c.saveState(c.retryFile(), data)
 	}
 	if err != nil {
 		return fmt.Errorf("save retry state of %s: %w", c.id, err)

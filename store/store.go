@@ -84,9 +84,14 @@ type Store struct {
 	// another agent's.
 	untaken atomic.Pointer[error]
 
-	trust sync.Mutex // held by what changes a server's trust, from reading to writing it
+	issuers issuers // of the generations that were read
+
+	trust    sync.Mutex         // held by what changes a server's trust, from reading to writing it
+	lessons  sync.Mutex         // guards learning
+	learning map[string]*lesson // what is to be written to a server's trust next, by its name
 
 	known    sync.Map // *Certificate by id, so that all who write one wait for each other
+	kept     sync.Map // by path: Certificate.stateDigest of what is known to be there
 	unsynced sync.Map // bool by path: whether the last write failed, so that what is read back may not be durable
 }
 

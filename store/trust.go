@@ -171,25 +171,65 @@ func thumbprint(c *x509.Certificate) string {
 
 // UpdateTrust replaces what is known of a server by what update makes of it, and writes nothing where that is the same.
 // While update runs nobody else changes what is known of any server, so that of two that learned something at the
-// same time neither is forgotten. CA certificates that were there are never replaced by none: that is an error. Damaged
+// same time neither is forgotten. Updates that wait for each other are written together, so that update may run on another
+// goroutine; it has ended when UpdateTrust returns. CA certificates that were there are never replaced by none: that is an error. Damaged
 // ones are given to update as none.
 func (s *Store) UpdateTrust(server string, update func(Trust) Trust) error {
 	name, err := trustName(server)
 	if err != nil {
 		return err
 	}
-	if err := s.updateTrust(name, update); err != nil {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if err := s.learn(name, update); err != nil {
 		return fmt.Errorf("save trust of %s: %w", server, err)
 	}
 	return nil
 }
 
-func (s *Store) updateTrust(name string, update func(Trust) Trust) error {
-	if err := s.writable(); err != nil {
-		return err
+// lesson is a set of updates of one server's trust that are written together.
+type lesson struct {
+	updates []func(Trust) Trust
+	done    chan struct{} // closed when it was written, or was not
+	err     error
+}
+
+// learn adds update to the next lesson about a server, and has it written. Whoever begins a lesson writes it, when what was
+// being written is; the others wait for that.
+func (s *Store) learn(name string, update func(Trust) Trust) error {
+	s.lessons.Lock()
+	l, begun := s.learning[name]
+	if !begun {
+		l = &lesson{done: make(chan struct{}), err: errors.New("the update beside it broke off")}
+		if s.learning == nil {
+			s.learning = map[string]*lesson{}
+		}
+		s.learning[name] = l
 	}
+	l.updates = append(l.updates, update)
+	s.lessons.Unlock()
+	if begun {
+		<-l.done
+		return l.err
+	}
+	defer close(l.done)
 	s.trust.Lock()
 	defer s.trust.Unlock()
+	s.lessons.Lock()
+	delete(s.learning, name) // nobody joins any more
+	s.lessons.Unlock()
+	l.err = s.updateTrust(name, func(t Trust) Trust {
+		for _, update := range l.updates {
+			t = update(t)
+		}
+		return t
+	})
+	return l.err
+}
+
+// updateTrust reads, updates and writes. s.trust is held.
+func (s *Store) updateTrust(name string, update func(Trust) Trust) error {
 	cas, err := s.readCAs(s.trustFile(name, ".pem"))
 	if err != nil && !errors.Is(err, errDamaged) {
 		return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -54,6 +55,10 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	stdlog.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if os.Getenv("GOGC") == "" {
+		// A gateway has more time than memory. The default is 100: as much garbage as there is in use.
+		debug.SetGCPercent(50)
+	}
 
 	cfg, configErr, err := p.loadOrLastGood()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 )
 
 // WriteFile puts a file with data at path, replacing one that is there. Readers see the old file or the new one. When
@@ -53,27 +54,60 @@ func replace(fsys FS, path, tmp string, make func() error) error {
 // yet, which its maker syncs when it is complete ([SyncDir]). A name that is taken is fs.ErrExist and left alone; on
 // any other error the file is removed.
 func Create(fsys FS, path string, data []byte, p Perm) error {
-	f, err := fsys.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|NoFollow, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return err
+	return CreateAll(fsys, New{path, data, p})
+}
+
+// New is a file to make.
+type New struct {
+	Path string
+	Data []byte
+	Perm Perm
+}
+
+// CreateAll makes several files as [Create] does, and syncs them side by side: a file system that keeps a journal writes it
+// once for all who wait. On an error those that were made are removed, and where several fail it tells of the first.
+func CreateAll(fsys FS, files ...New) error {
+	opened, errs := make([]File, 0, len(files)), make([]error, len(files))
+	var failed error
+	for i, n := range files {
+		f, err := fsys.OpenFile(n.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|NoFollow, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			failed = err
+			break
+		}
+		if err != nil {
+			// Nothing is removed here: running out of descriptors is told before the kernel looks whether the name is
+			// taken, and then it would be somebody else's file.
+			failed = fmt.Errorf("create %s: %w", shown(n.Path), cause(err))
+			break
+		}
+		opened = append(opened, f)
+		if errs[i] = n.Perm.apply(f, n.Path); errs[i] == nil {
+			_, errs[i] = f.Write(n.Data)
+		}
+		if errs[i] != nil {
+			break
+		}
 	}
-	if err != nil {
-		// Nothing is removed here: running out of descriptors is told before the kernel looks whether the name is
-		// taken, and then it would be somebody else's file.
-		return fmt.Errorf("create %s: %w", shown(path), cause(err))
+	var syncs sync.WaitGroup
+	if failed == nil && errors.Join(errs...) == nil {
+		for i, f := range opened[1:] { // each ends with its sync, and is waited for
+			syncs.Go(func() { errs[i+1] = f.Sync() })
+		}
+		errs[0] = opened[0].Sync()
+		syncs.Wait()
 	}
-	err = p.apply(f, path)
-	if err == nil {
-		_, err = f.Write(data)
+	for i, f := range opened {
+		if errs[i] = errors.Join(errs[i], f.Close()); errs[i] != nil && failed == nil {
+			failed = fmt.Errorf("create %s: %w", shown(files[i].Path), cause(errs[i]))
+		}
 	}
-	if err == nil {
-		err = f.Sync()
+	if failed != nil {
+		for i := range opened {
+			_ = fsys.Remove(files[i].Path) // the first error is the one to tell; what is left is swept at the next start
+		}
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = fsys.Remove(path) // the first error is the one to tell; what is left is swept at the next start
-		return fmt.Errorf("create %s: %w", shown(path), cause(err))
-	}
-	return nil
+	return failed
 }
 
 // ErrTooLarge says that a file is larger than it may be.

@@ -50,27 +50,27 @@ const (
 type OS struct {
 	// Root, if not empty, is an absolute directory that no path below it leaves through a symbolic link or "..". This
 	// is for a process with more rights than the directory's owner, who could plant such a link. The path of Root
-	// itself is followed as usual, and paths that are not below it are used as they are.
+	// itself is followed as usual, and paths that are not below it are used as they are. Below it OpenFile follows no link
+	// as the last element, with NoFollow or without.
 	Root string
 }
 
-// in runs below when path lies below Root, with the opened root and the path relative to it, and plain otherwise.
-func (o OS) in(path string, plain func() error, below func(r *os.Root, rel string) error) error {
+// in runs below when path lies below Root, with the directory that it lies in and its name there, and plain otherwise.
+// What below gives is told as an error of op on path.
+func (o OS) in(op, path string, plain func() error, below func(dir int, name string) error) error {
 	rel, ok := o.rel(path)
 	if !ok {
 		return plain()
 	}
-	// The root is opened anew each time, so that it is the directory of now: one that vanished and was made again.
-	r, err := os.OpenRoot(o.Root)
+	dir, err := openBeneath(o.Root, filepath.Dir(rel))
+	if err == nil {
+		err = uninterrupted(func() error { return below(dir, filepath.Base(rel)) })
+		unix.Close(dir)
+	}
 	if err != nil {
-		return err
+		return &fs.PathError{Op: op, Path: path, Err: err}
 	}
-	defer r.Close()
-	err = below(r, rel)
-	if e, ok := err.(*fs.PathError); ok {
-		e.Path = path
-	}
-	return err
+	return nil
 }
 
 func (o OS) rel(path string) (string, bool) {
@@ -84,17 +84,13 @@ func (o OS) rel(path string) (string, bool) {
 // OpenFile implements [FS].
 func (o OS) OpenFile(path string, flag int, mode fs.FileMode) (f File, err error) {
 	var of *os.File
-	err = o.in(path,
+	err = o.in("open", path,
 		func() (err error) { of, err = os.OpenFile(path, flag, mode); return err },
-		func(r *os.Root, rel string) (err error) {
-			// os.Root follows a link that stays inside, NoFollow or not. A link put there after this look still
-			// cannot lead out.
-			if flag&NoFollow != 0 {
-				if info, err := r.Lstat(rel); err == nil && info.Mode().Type() == fs.ModeSymlink {
-					return &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
-				}
+		func(dir int, name string) error {
+			fd, err := unix.Openat(dir, name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_LARGEFILE, uint32(mode.Perm()))
+			if err == nil {
+				of = os.NewFile(uintptr(fd), path)
 			}
-			of, err = r.OpenFile(rel, flag, mode)
 			return err
 		})
 	if err != nil {
@@ -105,21 +101,29 @@ func (o OS) OpenFile(path string, flag int, mode fs.FileMode) (f File, err error
 
 // Mkdir implements [FS].
 func (o OS) Mkdir(path string, mode fs.FileMode) error {
-	return o.in(path,
+	return o.in("mkdir", path,
 		func() error { return os.Mkdir(path, mode) },
-		func(r *os.Root, rel string) error { return r.Mkdir(rel, mode) })
+		func(dir int, name string) error { return unix.Mkdirat(dir, name, uint32(mode.Perm())) })
 }
 
 // Rename implements [FS]. Both names must be below Root, or neither.
 func (o OS) Rename(from, to string) error {
-	return o.in(from,
+	return o.in("rename", from,
 		func() error { return os.Rename(from, to) },
-		func(r *os.Root, rel string) error {
-			target, ok := o.rel(to)
+		func(dir int, name string) error {
+			rel, ok := o.rel(to)
 			if !ok {
-				return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.EXDEV}
+				return syscall.EXDEV
 			}
-			return r.Rename(rel, target)
+			target := dir
+			if filepath.Dir(to) != filepath.Dir(from) {
+				var err error
+				if target, err = openBeneath(o.Root, filepath.Dir(rel)); err != nil {
+					return err
+				}
+				defer unix.Close(target)
+			}
+			return unix.Renameat(dir, name, target, filepath.Base(rel))
 		})
 }
 
@@ -146,37 +150,61 @@ func (o OS) Exchange(a, b string) error {
 
 // Symlink implements [FS].
 func (o OS) Symlink(target, path string) error {
-	return o.in(path,
+	return o.in("symlink", path,
 		func() error { return os.Symlink(target, path) },
-		func(r *os.Root, rel string) error { return r.Symlink(target, rel) })
+		func(dir int, name string) error { return unix.Symlinkat(target, dir, name) })
 }
 
 // Readlink implements [FS].
 func (o OS) Readlink(path string) (target string, err error) {
-	err = o.in(path,
+	err = o.in("readlink", path,
 		func() (err error) { target, err = os.Readlink(path); return err },
-		func(r *os.Root, rel string) (err error) { target, err = r.Readlink(rel); return err })
+		func(dir int, name string) error {
+			text := make([]byte, unix.PathMax) // no link is longer
+			n, err := unix.Readlinkat(dir, name, text)
+			if err == nil {
+				target = string(text[:n])
+			}
+			return err
+		})
 	return target, err
 }
 
 // Lstat implements [FS].
 func (o OS) Lstat(path string) (info fs.FileInfo, err error) {
-	err = o.in(path,
+	err = o.in("lstat", path,
 		func() (err error) { info, err = os.Lstat(path); return err },
-		func(r *os.Root, rel string) (err error) { info, err = r.Lstat(rel); return err })
+		func(dir int, name string) error {
+			var st unix.Stat_t
+			err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+			if err == nil {
+				info = newFileInfo(name, &st)
+			}
+			return err
+		})
 	return info, err
 }
 
 // Lchown implements [FS].
 func (o OS) Lchown(path string, uid, gid int) error {
-	return o.in(path,
+	return o.in("lchown", path,
 		func() error { return os.Lchown(path, uid, gid) },
-		func(r *os.Root, rel string) error { return r.Lchown(rel, uid, gid) })
+		func(dir int, name string) error { return unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW) })
 }
 
 // Remove implements [FS].
 func (o OS) Remove(path string) error {
-	return o.in(path,
+	return o.in("remove", path,
 		func() error { return os.Remove(path) },
-		func(r *os.Root, rel string) error { return r.Remove(rel) })
+		func(dir int, name string) error {
+			err := unix.Unlinkat(dir, name, 0)
+			if err == nil || err == unix.ENOENT {
+				return err
+			}
+			// Which of the two errors says more depends on what it is, as in os.Remove.
+			if rmdir := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); rmdir != unix.ENOTDIR {
+				return rmdir
+			}
+			return err
+		})
 }

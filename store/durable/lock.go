@@ -162,7 +162,7 @@ func (l *Lock) Held() bool {
 		return false
 	}
 	there, err := l.fsys.Lstat(l.path)
-	return err == nil && os.SameFile(ours, there)
+	return err == nil && SameFile(ours, there)
 }
 
 // Release gives the lock up. The file stays: removing it would let two processes lock two files of the same name.

@@ -245,7 +245,7 @@ func prove(files []*file) {
 		switch {
 		case err != nil:
 			f.err = f.explain(err)
-		case !os.SameFile(f.made, info) || !f.made.ModTime().Equal(info.ModTime()) || permDrift(f.perm, info) != "":
+		case !durable.SameFile(f.made, info) || !f.made.ModTime().Equal(info.ModTime()) || permDrift(f.perm, info) != "":
 			f.err = fmt.Errorf("write %s: somebody changed it while it was written", f.out.Path)
 		default:
 			f.mark = markOf(f.data, info)
