@@ -34,7 +34,9 @@ func (k *keeper) finish(r *result) {
 	r.event.Ended = now
 	v := judge(r.err)
 	if v.canceled {
-		return // what was recorded at its begin tells the next start of it
+		k.retry.Begun = r.event.Started // for the next start; begin need not have recorded it
+		k.save()
+		return
 	}
 	k.ended = true
 	k.retry.Begun, k.retry.Interrupted = time.Time{}, 0

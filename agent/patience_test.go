@@ -73,36 +73,44 @@ func TestRepairServesAChange(t *testing.T) {
 // a renewal that came due meanwhile would wait for its turn.
 func TestInterruptedTryIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDevice(t, year, defaults)
-		d.drawing(draws[2])
-		asked := 0
-		s := d.begins()
-		defer func() { s.stop() }()
-		s.off(year * 7 / 10)
-		d.change = func(o *Options) {
-			o.Dial = func(o est.Options) (Enroller, error) {
-				client, err := d.ca.dial(o)
-				return hung{client, func() { asked++ }}, err
+	for _, fresh := range []bool{false, true} { // whether an agent was started since the first certificate
+		synctest.Test(t, func(t *testing.T) {
+			d := newDevice(t, 2*day, defaults)
+			hangs, asked := false, 0
+			d.change = func(o *Options) {
+				o.Rand = func() float64 { return draws[2] }
+				o.Dial = func(o est.Options) (Enroller, error) {
+					client, err := d.ca.dial(o)
+					if hangs {
+						client = hung{client, func() { asked++ }}
+					}
+					return client, err
+				}
 			}
-		}
-		s.restarts()
-		for asked == 0 {
-			time.Sleep(time.Minute)
-			settle()
-		}
-		for n := 2; n <= 5; n++ {
+			s := d.begins()
+			defer func() { s.stop() }()
+			time.Sleep(day)
+			if fresh {
+				s.restarts()
+			}
+			hangs = true
+			for asked == 0 {
+				time.Sleep(time.Minute)
+				settle()
+			}
+			for n := 2; n <= 5; n++ {
+				s.restarts()
+				if asked != n {
+					t.Fatalf("%d tries after start %d, want one at each", asked, n)
+				}
+			}
+			hangs = false
 			s.restarts()
-			if asked != n {
-				t.Fatalf("%d tries after start %d, want one at each", asked, n)
+			if g := d.live("device-id"); g.Number != 2 {
+				t.Errorf("generation %d is live after the start that could renew", g.Number)
 			}
-		}
-		d.change = nil
-		s.restarts()
-		if g := d.live("device-id"); g.Number != 2 {
-			t.Errorf("generation %d is live after the start that could renew", g.Number)
-		}
-	})
+		})
+	}
 }
 
 // TestCrashLoopWithoutAClock: a device that begins each day of its life in 1970, and learns the time from the network

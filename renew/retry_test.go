@@ -265,6 +265,8 @@ func TestSane(t *testing.T) {
 		{"no certificate", renew.DefaultPolicy(), nil, day / 25 / 2 * 3, true},
 		{"no certificate, too far", renew.DefaultPolicy(), nil, day/25/2*3 + 1, false},
 		{"a retry shorter than the least wait", policy(t, "80%", "1s", ""), &oneDay, time.Minute, true},
+		{"the spread of a reload", policy(t, "80%", "1m", "5%"), &oneDay, time.Hour, true},
+		{"longer than that", policy(t, "80%", "1m", "5%"), &oneDay, 2 * time.Hour, false},
 		{"a long retry", renew.DefaultPolicy(), &year, yearly, true},
 		{"longer than a long retry", renew.DefaultPolicy(), &year, yearly + 1, false},
 		{"written in 2038", renew.DefaultPolicy(), &year, 12 * 365 * day, false},
@@ -292,6 +294,8 @@ func TestCapRetryAfter(t *testing.T) {
 	}{
 		{-time.Second, false, 0, false},
 		{0, true, 0, false},
+		{time.Second, false, time.Second, false},
+		{time.Second, true, time.Minute, false},
 		{2 * time.Minute, false, 2 * time.Minute, false},
 		{day, false, day, false},
 		{day + 1, false, day, true},
