@@ -272,7 +272,6 @@ func (a *Agent) startLocked(ctx context.Context, id string) {
 		defer stop()
 		for ctx.Err() == nil {
 			if crashed := guard(func() { k.loop(ctx) }); crashed != nil {
-				a.o.Log.Error().Str("certificate", id).Err(crashed).Msg("keeper crashed; it starts again in a minute")
 				a.crashed(k, crashed)
 				k.rest(ctx, time.Minute)
 			}
@@ -362,6 +361,7 @@ func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
 
 // crashed shows that a keeper's goroutine came to a bad end; all else that is known of its certificate stands.
 func (a *Agent) crashed(k *keeper, err error) {
+	a.o.Log.Error().Str("certificate", k.id).Err(err).Msg("keeper crashed; it starts again in a minute")
 	a.mu.Lock()
 	v := a.views[k.id].view
 	a.mu.Unlock()

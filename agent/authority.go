@@ -51,8 +51,10 @@ func (h *authorities) run(ctx context.Context) {
 }
 
 func (h *authorities) loop(ctx context.Context) {
-	h.look(ctx)
 	for {
+		h.works()
+		h.look(ctx)
+		h.waits()
 		select {
 		case <-ctx.Done():
 			if h.running {
@@ -61,12 +63,9 @@ func (h *authorities) loop(ctx context.Context) {
 			return
 		case <-h.kick:
 		case r := <-h.results:
+			h.works()
 			h.finish(r)
-		case pong := <-h.ping:
-			close(pong)
-			continue
 		}
-		h.look(ctx)
 	}
 }
 

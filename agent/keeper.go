@@ -82,40 +82,46 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 
 // loop ends when ctx does, and then waits for the running attempt and delivery, which ctx ends too.
 func (k *keeper) loop(ctx context.Context) {
-	k.look(ctx)
+	act := func() {}
 	for {
+		k.works()
+		act()
+		k.look(ctx)
+		act = func() {}
+		k.waits()
 		select {
 		case <-ctx.Done():
-			if k.running {
-				k.cancel()
-				k.finish(<-k.results)
-			}
-			if k.courier.running {
-				k.delivered(<-k.courier.done)
-			}
+			k.windUp()
 			return
 		case <-k.kick:
 		case <-k.force:
-			k.forced()
+			act = k.forced
 		case <-k.reset:
-			k.clockSet()
+			act = k.clockSet
 		case c := <-k.configure:
-			k.configured(c)
+			act = func() { k.configured(c) }
 		case r := <-k.results:
-			k.finish(r)
+			act = func() { k.finish(r) }
 		case l := <-k.courier.done:
-			k.delivered(l)
+			act = func() { k.delivered(l) }
 		case clean := <-k.courier.swept:
-			k.sweptFormer(clean)
+			act = func() { k.sweptFormer(clean) }
 		case <-k.courier.touched:
-			k.courier.outdated = true
+			act = func() { k.courier.outdated = true }
 		case <-k.courier.again:
-			k.courier.retryNow()
-		case pong := <-k.ping:
-			close(pong)
-			continue
+			act = k.courier.retryNow
 		}
-		k.look(ctx)
+	}
+}
+
+// windUp waits for what is under way, which has been told to end.
+func (k *keeper) windUp() {
+	if k.running {
+		k.cancel()
+		k.finish(<-k.results)
+	}
+	if k.courier.running {
+		k.delivered(<-k.courier.done)
 	}
 }
 

@@ -58,7 +58,7 @@ func (a *Agent) tick(ctx context.Context) {
 			credible = a.clock.credible()
 			a.kickAll() // every time that was planned was planned by another clock
 		}
-		if a.o.Watchdog > 0 && (fed.IsZero() || started.Sub(fed) >= a.o.Watchdog/4) && a.answered(ctx) {
+		if a.o.Watchdog > 0 && (fed.IsZero() || started.Sub(fed) >= a.o.Watchdog/4) && a.alive() {
 			fed = started
 			a.o.Notify("WATCHDOG=1")
 		}
@@ -193,32 +193,14 @@ func (a *Agent) keepLastGood() {
 	}
 }
 
-// answerWithin is how long one may take to answer the watchdog. None ever blocks, so that this is generous.
-const answerWithin = 10 * time.Second
+// busyAtMost is how long one may be busy with one thing before it counts as stuck. None ever blocks, so that this is generous.
+const busyAtMost = 10 * time.Second
 
-// answered asks everybody for a sign of life.
-func (a *Agent) answered(ctx context.Context) bool {
-	timeout := time.NewTimer(answerWithin)
-	defer timeout.Stop()
-	// All are asked before the first answer is waited for: a thousand answers one by one would be as many wake-ups.
-	posts := a.posts()
-	pongs := make([]chan struct{}, len(posts))
-	for i, p := range posts {
-		pongs[i] = make(chan struct{})
-		select {
-		case p.ping <- pongs[i]:
-		default:
-			a.o.Log.Error().Str("keeper", p.owner).Msg("keeper has not read the watchdog's last question")
-			return false
-		}
-	}
-	for i, p := range posts {
-		select {
-		case <-pongs[i]:
-		case <-ctx.Done():
-			return false
-		case <-timeout.C:
-			a.o.Log.Error().Str("keeper", p.owner).Msg("keeper does not answer the watchdog")
+// alive tells whether nobody is stuck.
+func (a *Agent) alive() bool {
+	for _, p := range a.posts() {
+		if busy := p.busyFor(); busy > busyAtMost {
+			a.o.Log.Error().Str("keeper", p.owner).Float64("busy_seconds", busy.Seconds()).Msg("keeper is stuck; the watchdog is not fed")
 			return false
 		}
 	}
