@@ -810,3 +810,50 @@ func remove(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// seen is a disk on which somebody sees a new live link at once, before the agent can have said anything of it.
+type seen struct {
+	durable.FS
+	then func()
+}
+
+func (s seen) Rename(from, to string) error {
+	err := s.FS.Rename(from, to)
+	if filepath.Base(to) == "live" && s.then != nil {
+		s.then()
+	}
+	return err
+}
+
+// TestForcedByWhoSawTheLastOne: a renewal that is forced as soon as the last one can be seen is one more.
+func TestForcedByWhoSawTheLastOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		var a *Agent
+		forces := 2
+		disk := seen{durable.OS{Root: d.state()}, func() {
+			if forces--; forces >= 0 {
+				a.RenewAll()
+				time.Sleep(time.Second) // the keeper has heard of it
+			}
+		}}
+		cfg, err := d.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.Open(d.state(), store.Options{MachineID: "test", FS: disk})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err = New(d.options(cfg, s)); err != nil {
+			t.Fatal(err)
+		}
+		defer d.start(a, s)()
+		time.Sleep(time.Minute)
+		settle()
+		if g := d.live("device-id"); g.Number != 3 || g.Meta.Reason != string(reasonForced) {
+			t.Errorf("generation %d, %s", g.Number, g.Meta.Reason)
+		}
+	})
+}

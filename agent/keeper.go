@@ -45,8 +45,10 @@ type keeper struct {
 	tried   bool              // an attempt was made, or none is needed; see Agent.holds
 	ended   bool              // an attempt has ended since the agent was started
 	running bool
-	cancel  context.CancelFunc // ends the running attempt
-	saveErr error              // the retry state could not be written
+	// forcedAgain: a renewal was forced after the running attempt had made its certificate live
+	forcedAgain bool
+	cancel      context.CancelFunc // ends the running attempt
+	saveErr     error              // the retry state could not be written
 
 	courier courier
 }
@@ -144,7 +146,10 @@ func (k *keeper) configured(l configuration) {
 // waits for approval. The wish is durable: it outlasts a failure and a restart.
 func (k *keeper) forced() {
 	if k.running {
-		// What is under way is as new as what a second attempt would bring. If it fails, the wish stands.
+		// What is under way is as new as what a second attempt would bring, unless it has brought it already and is only
+		// about to say so: whoever saw that certificate wants the next one. If it fails, the wish stands.
+		live, err := k.stored.Live()
+		k.forcedAgain = err == nil && (k.live == nil || live.Number != k.live.Number)
 		k.retry.Reissue = string(reasonForced)
 		k.save()
 		return
@@ -374,7 +379,7 @@ func (k *keeper) resume(q question, leaf renew.Leaf) {
 // start runs an attempt beside the keeper. It ends with ctx, and always with a result.
 func (k *keeper) start(ctx context.Context, d decision) {
 	ctx, k.cancel = context.WithCancel(ctx)
-	k.running = true
+	k.running, k.forcedAgain = true, false
 	o := k.order(d.reason)
 	o.early = d.reason == reasonThreshold && k.agent.o.Now().Before(d.plan.Threshold)
 	k.begin()

@@ -58,6 +58,9 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift, Losses: k.retry.Losses,
 		Spent: spent(k.retry, reason(e.Reason), now),
 	}
+	if k.forcedAgain {
+		k.forcedAgain, k.retry.Reissue = false, string(reasonForced)
+	}
 	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
 	k.save()
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
