@@ -64,12 +64,16 @@ fuzz: ## every fuzz target for 30 s (FUZZTIME=5m, FUZZ=./est); a finding is writ
 docs: ## the tables in docs/ that the code makes; make test holds them
 	$(GO) test -count=1 -run TestTablesOfOperations ./renew -update
 
-bench: ## the benchmarks
+bench: ## the benchmarks, and the table of a thousand certificates
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -tags external -run '^$$' -bench Thousand -benchtime 3x -timeout 1h ./cmd/certagent
 
-performance: ## the figures of docs/performance.md (needs openssl and curl)
+performance: ## the figures of docs/performance.md (needs openssl, curl, strace and an hour)
 	$(GO) test -run '^$$' -bench Attempt -benchtime 100x ./est
 	$(GO) test -tags external -run '^$$' -bench Process -benchtime 20x ./cmd/certagent
+	$(GO) test -tags external -run '^$$' -bench Start -benchtime 20x ./cmd/certagent
+	$(GO) test -tags external -run '^$$' -bench Thousand -benchtime 5x -timeout 1h ./cmd/certagent
+	$(GO) test -tags external -run '^$$' -bench Idle -benchtime 1x -timeout 2h ./cmd/certagent
 
 sim: ## 100,000 devices over years: tables and pictures of docs/performance.md; fails when a goal is missed
 	CGO_ENABLED=0 $(GO) run ./renew/sim -docs docs
