@@ -47,6 +47,7 @@ type keeper struct {
 	running bool
 	// forcedAgain: a renewal was forced after the running attempt had made its certificate live
 	forcedAgain bool
+	from        int                // the generation that was live when the running attempt began; 0 for none
 	cancel      context.CancelFunc // ends the running attempt
 	saveErr     error              // the retry state could not be written
 
@@ -149,7 +150,7 @@ func (k *keeper) forced() {
 		// What is under way is as new as what a second attempt would bring, unless it has brought it already and is only
 		// about to say so: whoever saw that certificate wants the next one. If it fails, the wish stands.
 		live, err := k.stored.Live()
-		k.forcedAgain = err == nil && (k.live == nil || live.Number != k.live.Number)
+		k.forcedAgain = err == nil && live.Number != k.from
 		k.retry.Reissue = string(reasonForced)
 		k.save()
 		return
@@ -379,7 +380,10 @@ func (k *keeper) resume(q question, leaf renew.Leaf) {
 // start runs an attempt beside the keeper. It ends with ctx, and always with a result.
 func (k *keeper) start(ctx context.Context, d decision) {
 	ctx, k.cancel = context.WithCancel(ctx)
-	k.running, k.forcedAgain = true, false
+	k.running, k.forcedAgain, k.from = true, false, 0
+	if k.live != nil {
+		k.from = k.live.Number
+	}
 	o := k.order(d.reason)
 	o.early = d.reason == reasonThreshold && k.agent.o.Now().Before(d.plan.Threshold)
 	k.begin()
