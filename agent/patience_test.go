@@ -3,6 +3,7 @@ package agent
 import (
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,13 +77,14 @@ func TestInterruptedTryIsMadeAgain(t *testing.T) {
 	for _, fresh := range []bool{false, true} { // whether an agent was started since the first certificate
 		synctest.Test(t, func(t *testing.T) {
 			d := newDevice(t, 2*day, defaults)
-			hangs, asked := false, 0
+			var hangs atomic.Bool
+			var asked atomic.Int64
 			d.change = func(o *Options) {
 				o.Rand = func() float64 { return draws[2] }
 				o.Dial = func(o est.Options) (Enroller, error) {
 					client, err := d.ca.dial(o)
-					if hangs {
-						client = hung{client, func() { asked++ }}
+					if hangs.Load() {
+						client = hung{client, func() { asked.Add(1) }}
 					}
 					return client, err
 				}
@@ -93,18 +95,18 @@ func TestInterruptedTryIsMadeAgain(t *testing.T) {
 			if fresh {
 				s.restarts()
 			}
-			hangs = true
-			for asked == 0 {
+			hangs.Store(true)
+			for asked.Load() == 0 {
 				time.Sleep(time.Minute)
 				settle()
 			}
 			for n := 2; n <= 5; n++ {
 				s.restarts()
-				if asked != n {
-					t.Fatalf("%d tries after start %d, want one at each", asked, n)
+				if asked.Load() != int64(n) {
+					t.Fatalf("%d tries after start %d, want one at each", asked.Load(), n)
 				}
 			}
-			hangs = false
+			hangs.Store(false)
 			s.restarts()
 			if g := d.live("device-id"); g.Number != 2 {
 				t.Errorf("generation %d is live after the start that could renew", g.Number)
@@ -119,31 +121,31 @@ func TestCrashLoopWithoutAClock(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, year, defaults)
-		asked := 0
-		wrong := true
+		var asked atomic.Int64
+		var wrong atomic.Bool
 		d.change = func(o *Options) {
 			o.Dial = func(o est.Options) (Enroller, error) {
 				client, err := d.ca.dial(o)
-				return hung{client, func() { asked++ }}, err
+				return hung{client, func() { asked.Add(1) }}, err
 			}
 			o.Built = time.Now().Add(-day)
 			o.Now = func() time.Time {
-				if wrong {
+				if wrong.Load() {
 					return time.Unix(1000, 0)
 				}
 				return time.Now()
 			}
 		}
 		for range 60 {
-			wrong = true
+			wrong.Store(true)
 			s := d.begins()
-			wrong = false
+			wrong.Store(false)
 			time.Sleep(2 * time.Minute)
 			settle()
 			s.stop()
 		}
-		if asked < 5 || asked > 12 {
-			t.Errorf("%d tries in two hours, want 5 to 12", asked)
+		if n := asked.Load(); n < 5 || n > 12 {
+			t.Errorf("%d tries in two hours, want 5 to 12", n)
 		}
 	})
 }
@@ -172,14 +174,14 @@ func TestClockThatIsSetAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, year, defaults)
-		var ahead time.Duration
-		d.change = func(o *Options) { o.Now = func() time.Time { return time.Now().Add(ahead) } }
+		var ahead atomic.Int64 // by so many nanoseconds
+		d.change = func(o *Options) { o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } }
 		s := d.begins()
 		defer func() { s.stop() }()
 		threshold, _ := s.loses(func(c call) error { return &est.Error{Op: c.op, Class: est.ErrUntrusted} })
 		for n := range 8 * 60 {
 			time.Sleep(time.Minute)
-			ahead = time.Duration(n%2) * 10 * time.Second
+			ahead.Store(int64(n%2) * int64(10*time.Second))
 		}
 		settle()
 		if n := len(d.ca.since(threshold)); n < 5 || n > 30 {
