@@ -39,16 +39,14 @@ func TestEverySystemCallFails(t *testing.T) {
 			t.Parallel()
 			before := withOneCertificate(t, s)
 			before.force(t)
-			visited := 0
-			for n := 1; ; n += durabletest.Stride(11) {
-				if !before.failsAt(t, program, fault, n) {
-					break
-				}
-				visited++
+			reached := 0
+			for n := 1; before.failsAt(t, program, fault, n); n += durabletest.Stride(11) {
+				reached = n
 			}
-			t.Logf("%d system calls", visited)
-			if visited < 10 {
-				t.Errorf("only %d system calls", visited)
+			t.Logf("up to system call %d of a thread", reached)
+			// How threads share the calls of a run is the scheduler's affair.
+			if reached < 20 {
+				t.Errorf("only up to system call %d of a thread", reached)
 			}
 		})
 	}
