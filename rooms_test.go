@@ -26,6 +26,7 @@ var rooms = map[string][]string{
 	"est/esttest":               {}, // shares no code with the client that it tests
 	"agent/status":              {},
 	"agent/hook":                {},
+	"agent/control":             {"agent/status"},
 	"agent/config":              {"renew"},
 	"store/durable":             {},
 	"store/durable/durabletest": {"store/durable"},
@@ -35,6 +36,7 @@ var rooms = map[string][]string{
 	"store/export":              {"store/durable", "store/keys"},
 	"agent": {
 		"renew", "store", "store/durable", "store/keys", "store/export", "est", "agent/config", "agent/hook", "agent/status",
+		"agent/control",
 	},
 	"cmd/certagent":        {anything},
 	"cmd/certagent-testca": {"est/esttest"},

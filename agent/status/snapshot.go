@@ -19,6 +19,8 @@ type Snapshot struct {
 	StateDir string `json:"state_dir"`
 	// Running tells whether an agent held the state directory's lock at Time.
 	Running bool `json:"running"`
+	// Started is when the agent was started that made the Snapshot; zero where none did.
+	Started time.Time `json:"started,omitzero"`
 	// Problems are those of the agent as a whole; those of one certificate stand there.
 	Problems     []Problem     `json:"problems"`
 	Certificates []Certificate `json:"certificates"`
@@ -83,6 +85,9 @@ type Certificate struct {
 	LastIdentity string    `json:"last_identity,omitempty"`
 	// Pending says that a request waits for approval at the server (202).
 	Pending bool `json:"pending"`
+	// Ordered says that a renewal was asked for and has not come to an end yet. It ends with the first attempt that was made
+	// for it, whatever came of that.
+	Ordered bool `json:"ordered,omitempty"`
 
 	// Outputs and Hooks are in the order of the configuration. OutputsNextTry is when those outputs are tried again that
 	// could not be written.
