@@ -64,6 +64,8 @@ type Options struct {
 	Outputs Exporter
 	// Hooks tells consumers of a new certificate; default: hook.Runner without Self, which can reload and restart units only.
 	Hooks HookRunner
+	// Control makes what answers at the control socket; default: nobody does.
+	Control func(*Agent) Control
 }
 
 // maxCommitting is how many issued certificates are stored at once.
@@ -97,6 +99,9 @@ type Agent struct {
 	rewake chan struct{}
 	// changed tells Run that a keeper published something.
 	changed chan struct{}
+	// lookAtSocket has keepSocket look.
+	lookAtSocket chan struct{}
+	started      time.Time
 	// reloads asks Run for a reload; the letter is answered with its error, if it has a place for one.
 	reloads chan chan<- error
 
@@ -111,6 +116,9 @@ type Agent struct {
 	placeErr    error           // why the state directory cannot be used; nil if it can
 	servers     []status.Server // as authorities saw them last
 	serverWoes  []Problem       // and what was wrong with them
+	socketErr   error           // why the control socket cannot be had; nil if it can
+	revision    int             // of what is published
+	news        chan struct{}   // closed with the next revision
 }
 
 // runningKeeper ends a keeper's goroutine.
@@ -172,6 +180,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		o: o, cfg: o.Config,
 		committing: make(slots, maxCommitting), writing: make(slots, maxWriting), telling: make(slots, maxTelling), lookAtOutputs: make(chan struct{}, 1),
+		lookAtSocket: make(chan struct{}, 1), news: make(chan struct{}), started: o.Now(),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
 		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
 	}
@@ -221,6 +230,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	go a.sweep(a.vanished)                      // ends when it has looked, unless a file system hangs
 	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
 		Str("version", a.o.Version).Msg("agent started")
+	a.openSocket(ctx, &tasks)
 	line := a.Snapshot().Line()
 	a.o.Notify("READY=1\nSTATUS=" + line)
 	changed, rested := (<-chan struct{})(a.changed), (<-chan time.Time)(nil)
@@ -231,11 +241,13 @@ func (a *Agent) Run(ctx context.Context) error {
 			err := a.reload(ctx)
 			a.o.Notify("READY=1")
 			send(a.changed, struct{}{})
+			send(a.lookAtSocket, struct{}{}) // it may be another
 			if answer != nil {
 				answer <- err
 			}
 			continue
 		case <-changed:
+			a.tellNews()
 			if s := a.Snapshot().Line(); s != line {
 				line = s
 				a.o.Notify("STATUS=" + line)

@@ -51,7 +51,7 @@ func (k *keeper) noticeClone() {
 			// since have taught is about a certificate that nobody wants.
 			k.retry = afresh(k.retry)
 		}
-	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced):
+	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced), k.retry.Reissue == string(reasonNewKey):
 		k.retry = afresh(k.retry)
 		k.retry.Reissue = string(reasonCloned)
 		k.agent.o.Log.Warn().Str("certificate", k.id).

@@ -16,6 +16,7 @@ const (
 	reasonExpired   reason = "expired"
 	reasonMisdated  reason = "misdated" // it begins so far ahead that a clock must have been wrong when it was issued
 	reasonForced    reason = "forced"
+	reasonNewKey    reason = "new-key" // forced, with a key that there was not before
 	reasonMissing   reason = "missing"
 	reasonBroken    reason = "broken"
 	reasonDrift     reason = "drift" // subject or SAN in the configuration changed
@@ -165,6 +166,8 @@ func whyOf(r reason) string {
 		return "the certificate is not valid for long yet"
 	case reasonForced:
 		return "renewal was forced"
+	case reasonNewKey:
+		return "a new key was asked for"
 	case reasonMissing:
 		return "there is no certificate"
 	case reasonBroken:

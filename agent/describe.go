@@ -26,6 +26,7 @@ type view struct {
 	now      time.Time
 	decision decision
 	running  bool      // an attempt is under way
+	ordered  bool      // see status.Certificate
 	problems []Problem // of the keeper itself
 }
 
@@ -35,7 +36,7 @@ func describe(v view) status.Certificate {
 		ID: v.id, NextTry: v.decision.at, NextWhy: v.decision.why,
 		Failures: v.retry.Failures, LastTry: v.retry.LastTry, LastSuccess: v.retry.LastSuccess,
 		LastIdentity: v.retry.LastIdentity, LastClass: v.retry.LastClass, LastError: v.retry.LastError,
-		Pending: !v.retry.PendingUntil.IsZero(), Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
+		Pending: !v.retry.PendingUntil.IsZero(), Ordered: v.ordered, Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
 	}
 	if v.cfg != nil {
 		s.Role = string(v.cfg.Role)
@@ -156,12 +157,16 @@ func (a *Agent) Snapshot() status.Snapshot {
 	defer a.mu.Unlock()
 	s := status.Snapshot{
 		Schema: status.Schema, Time: a.o.Now(), Version: a.o.Version, Config: a.cfg.File, StateDir: a.o.Store.Dir(), Running: true,
+		Started:  a.started,
 		Problems: agentProblems(why, a.clock.doubt(), a.configErr, a.configSince), Certificates: []status.Certificate{},
 		Servers: slices.Clone(a.servers),
 	}
 	s.Problems = append(s.Problems, a.serverWoes...)
 	if a.placeErr != nil {
 		s.Problems = append(s.Problems, storeProblem(a.placeErr))
+	}
+	if a.socketErr != nil {
+		s.Problems = append(s.Problems, socketProblem(a.socketErr))
 	}
 	for _, v := range a.views {
 		v.view.now = s.Time

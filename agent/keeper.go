@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/control"
 	"certagent/renew"
 	"certagent/store"
 )
@@ -29,6 +30,9 @@ type keeper struct {
 	reset     chan struct{} // the wall clock was set
 	configure chan configuration
 	results   chan *result
+	// visits run in the keeper's goroutine, which waits for nobody: whoever comes waits for it. What a visit returns runs
+	// after the look that follows.
+	visits chan func() (after func())
 
 	// read is the fingerprint of the files as last read, for the clock task to compare.
 	read atomic.Pointer[string]
@@ -50,6 +54,8 @@ type keeper struct {
 	from        int                // the generation that was live when the running attempt began; 0 for none
 	cancel      context.CancelFunc // ends the running attempt
 	saveErr     error              // the retry state could not be written
+	ordered     bool               // see status.Certificate
+	why         string             // what the last look planned, for people
 
 	courier courier
 }
@@ -69,6 +75,7 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
 		post:  newPost("certificate " + c.ID),
 		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan *result, 1),
+		visits:  make(chan func() func()),
 		courier: newCourier(),
 	}
 	if k.retry, err = stored.Retry(); err != nil {
@@ -85,12 +92,13 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 
 // loop ends when ctx does, and then waits for the running attempt and delivery, which ctx ends too.
 func (k *keeper) loop(ctx context.Context) {
-	act := func() {}
+	act, after := func() {}, func() {}
 	for {
 		k.works()
 		act()
 		k.look(ctx)
-		act = func() {}
+		after()
+		act, after = func() {}, func() {}
 		k.waits()
 		select {
 		case <-ctx.Done():
@@ -98,7 +106,7 @@ func (k *keeper) loop(ctx context.Context) {
 			return
 		case <-k.kick:
 		case <-k.force:
-			act = k.forced
+			act = func() { k.renew(control.Renewal{}) }
 		case <-k.reset:
 			act = k.clockSet
 		case c := <-k.configure:
@@ -113,6 +121,8 @@ func (k *keeper) loop(ctx context.Context) {
 			act = func() { k.courier.outdated = true }
 		case <-k.courier.again:
 			act = k.courier.retryNow
+		case visit := <-k.visits:
+			act = func() { after = visit() }
 		}
 	}
 }
@@ -141,27 +151,6 @@ func (k *keeper) configured(l configuration) {
 	if before.Plan(leaf, now).State == renew.Valid && c.Policy.Plan(leaf, now).State == renew.Due {
 		k.retry.NextTry = latest(k.retry.NextTry, now.Add(reloadSpread(c.Policy, leaf)))
 	}
-}
-
-// forced notes that the certificate is wanted anew now: over threshold, guard and back-off, but not over a request that
-// waits for approval. The wish is durable: it outlasts a failure and a restart.
-func (k *keeper) forced() {
-	if k.running {
-		// What is under way is as new as what a second attempt would bring, unless it has brought it already and is only
-		// about to say so: whoever saw that certificate wants the next one. If it fails, the wish stands.
-		live, err := k.stored.Live()
-		k.forcedAgain = err == nil && live.Number != k.from
-		k.retry.Reissue = string(reasonForced)
-		k.save()
-		return
-	}
-	if k.awaitsApproval(k.agent.o.Now()) {
-		k.agent.o.Log.Warn().Str("certificate", k.id).Time("until", k.retry.PendingUntil.UTC()).
-			Msg("not forced: the request waits for approval at the server")
-		return
-	}
-	k.retry.Reissue, k.retry.NextTry, k.retry.RetryAfter = string(reasonForced), time.Time{}, time.Time{}
-	k.save()
 }
 
 // clockSet ends the back-off of a failure that a wrong clock may have caused: setting it is a repair, as a new credential
@@ -234,6 +223,9 @@ func (k *keeper) question() (question, error) {
 	credible := a.clock.credible()
 	if credible {
 		k.retry = believed(k.retry, now)
+	}
+	if err := k.discard(); err != nil {
+		return question{}, err
 	}
 	k.checkPending()
 	k.noticeClone()
@@ -401,7 +393,7 @@ func (k *keeper) start(ctx context.Context, d decision) {
 
 func (k *keeper) order(why reason) order {
 	o := order{
-		cert: k.cfg, stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
+		cert: k.request(why), stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
 		lastClass: k.retry.LastClass,
 	}
 	if o.live == nil {
@@ -504,5 +496,6 @@ func (k *keeper) publish(d decision, lookErr error) {
 			v.problems = append(v.problems, storeProblem(err))
 		}
 	}
+	v.ordered, k.why = k.ordered, d.why
 	k.agent.published(k, v)
 }

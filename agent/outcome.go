@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -56,11 +57,12 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	k.retry = store.Retry{
 		LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
 		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift, Losses: k.retry.Losses,
-		Spent: spent(k.retry, reason(e.Reason), now),
+		Spent: spent(k.retry, reason(e.Reason), now), Reissue: left(k.retry.Reissue, e.Reason),
 	}
 	if k.forcedAgain {
-		k.forcedAgain, k.retry.Reissue = false, string(reasonForced)
+		k.forcedAgain, k.retry.Reissue = false, cmp.Or(k.retry.Reissue, string(reasonForced))
 	}
+	k.ordered = k.retry.Reissue != ""
 	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
 	k.save()
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
@@ -71,6 +73,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
 	level, said := zerolog.ErrorLevel, "certificate not issued"
 	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))
+	k.ordered = k.ordered && retry.Discard // what was asked for during the attempt has its own
 	retry.LastClass, retry.LastError, retry.PendingUntil = v.class, clip(r.err.Error()), time.Time{}
 	wait, capped := renew.CapRetryAfter(v.retryAfter, v.pending)
 	v.problem.Text = clip(v.problem.Text)

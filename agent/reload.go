@@ -3,12 +3,34 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
+
+	"certagent/agent/control"
 )
 
 // Reload has Run load the configuration again; it does not wait. Several calls before Run gets to it are one.
 func (a *Agent) Reload() { send(a.reloads, nil) }
+
+// ReloadNow has Run load the configuration again, and waits for it. The error says what is wrong with the files.
+func (a *Agent) ReloadNow(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case a.reloads <- answer:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		if err != nil {
+			return &control.Error{Status: http.StatusUnprocessableEntity, Text: err.Error()}
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // reload builds the whole new set, then swaps; on an error the old set goes on untouched. A certificate whose
 // configuration did not change keeps its keeper, its back-off and its pending request.

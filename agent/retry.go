@@ -48,7 +48,7 @@ func (k *keeper) noticeCommit() {
 	m, before := k.live.Meta, k.retry
 	k.retry = store.Retry{
 		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: before.Login, Drift: before.Drift,
-		Spent: spent(before, reason(m.Reason), m.Issued),
+		Spent: spent(before, reason(m.Reason), m.Issued), Reissue: left(before.Reissue, m.Reason),
 	}
 }
 
@@ -61,7 +61,7 @@ func believed(r store.Retry, now time.Time) store.Retry {
 	}
 	return store.Retry{
 		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Login: r.Login, Losses: r.Losses,
-		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Spent: r.Spent, Begun: r.Begun, Drift: store.Drift{Wanted: r.Drift.Wanted},
+		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Discard: r.Discard, Spent: r.Spent, Begun: r.Begun, Drift: store.Drift{Wanted: r.Drift.Wanted},
 	}
 }
 

@@ -42,6 +42,7 @@ func (a *Agent) tick(ctx context.Context) {
 			a.keepPlace()
 			looked = a.lookAtFiles(looked)
 			send(a.lookAtOutputs, struct{}{})
+			send(a.lookAtSocket, struct{}{})
 			a.keepLastGood()
 			if !first && a.attempts.idle() {
 				debug.FreeOSMemory() // what a thousand attempts took, or the start, is needed by others now

@@ -48,8 +48,10 @@ type Retry struct {
 	Drift Drift `json:"drift,omitzero"`
 
 	// Reissue is why the certificate must be issued anew though a live generation verifies: missing, broken, forced,
-	// drift. Whoever calls Commit clears it.
+	// drift, new-key. Whoever calls Commit clears it.
 	Reissue string `json:"reissue,omitempty"`
+	// Discard says that the pending request is to be dropped before the next try.
+	Discard bool `json:"discard,omitempty"`
 	// Login is a hash of what the back-off belongs to: URL, login, anchors. When it changes the back-off is void.
 	Login string `json:"login,omitempty"`
 	// RenewAt is the schedule as last planned, for those who show it without knowing the configuration.

@@ -171,10 +171,16 @@ func (r *reading) warnPassed(files []string) {
 		Text: "passed over, being aziot's and not certagent's business: " + strings.Join(keys, ", ")})
 }
 
+// Where the control socket is unless the configuration says otherwise.
+const (
+	defaultRunDir = "/run/certagent"
+	socketName    = "control.sock"
+)
+
 // read fills the Config from the merged document.
 func (c *Config) read(root part, d Defaults) {
 	c.StateDir = root.directory("state_dir", d.StateDir, "/var/lib/certagent")
-	c.RunDir = root.directory("run_dir", d.RunDir, "/run/certagent")
+	c.RunDir = root.directory("run_dir", d.RunDir, defaultRunDir)
 	log := root.sub("log")
 	c.Log = Log{
 		Level:  log.oneOf("level", "info", "debug", "warn", "error"),
@@ -184,7 +190,7 @@ func (c *Config) read(root part, d Defaults) {
 	c.Metrics = Metrics{Textfile: metrics.absolute("textfile"), Listen: metrics.hostPort("listen")}
 	c.Control.Socket = root.sub("control").absolute("socket")
 	if c.Control.Socket == "" {
-		c.Control.Socket = filepath.Join(c.RunDir, "control.sock")
+		c.Control.Socket = filepath.Join(c.RunDir, socketName)
 	}
 	c.Clock.Check = root.sub("clock").flag("check", true)
 
@@ -243,7 +249,7 @@ func (c *Config) checkURLs() {
 			continue // aziot renews under the name with -temp; est-id may come with a later change
 		}
 		hint := "leave it out"
-		if near := nearest(id, ids); near != "" {
+		if near := Nearest(id, ids); near != "" {
 			hint = "did you mean " + near + "?"
 		}
 		urls.warn(id, "", "no certificate has this id", hint)

@@ -115,7 +115,7 @@ func (p part) oneOf(name string, words ...string) string {
 }
 
 func oneOfHint(s string, words []string) string {
-	if near := nearest(s, words); near != "" {
+	if near := Nearest(s, words); near != "" {
 		return "did you mean " + quoted(near) + "?"
 	}
 	quotedWords := make([]string, 0, len(words))

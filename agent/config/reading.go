@@ -28,7 +28,7 @@ func (r *reading) check(n *node, k key, path []string) {
 	for _, name := range n.names {
 		v, at := n.table[name], append(slices.Clone(path), name)
 		row, known := find(k.under, name)
-		if row.wild() && row.use == refused && nearest(name, namesOf(k.under)) != "" {
+		if row.wild() && row.use == refused && Nearest(name, namesOf(k.under)) != "" {
 			known = false
 		}
 		switch {
@@ -85,7 +85,7 @@ func (r *reading) wrongType(v *node, path []string, row key) {
 func (r *reading) unknown(v *node, path []string, in key) {
 	name := path[len(path)-1]
 	e := Error{Place: v.key, Key: dotted(path), Text: "unknown key"}
-	if near := nearest(name, namesOf(in.under)); near != "" {
+	if near := Nearest(name, namesOf(in.under)); near != "" {
 		e.Hint = "did you mean " + near + "?"
 		r.meant[dotted(append(slices.Clone(path[:len(path)-1]), near))] = true
 	} else if homes := r.homesOf(name); len(homes) > 0 {

@@ -2,8 +2,8 @@ package config
 
 import "strings"
 
-// nearest is the name closest to a misspelt one, or "" if none is close.
-func nearest(name string, names []string) string {
+// Nearest is the name closest to a misspelt one, or "" if none is close.
+func Nearest(name string, names []string) string {
 	best, at := "", max(1, len(name)/3)+1
 	for _, n := range names {
 		if max(len(name)-len(n), len(n)-len(name)) >= at {

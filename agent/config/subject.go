@@ -183,7 +183,7 @@ func (p part) rdns(pairs []pair) (name pkix.RDNSequence) {
 func nearestAttribute(name string) string {
 	for _, a := range attributes() {
 		for _, n := range a.names {
-			if len(n) > 3 && nearest(name, []string{strings.ToLower(n)}) != "" {
+			if len(n) > 3 && Nearest(name, []string{strings.ToLower(n)}) != "" {
 				return n
 			}
 		}

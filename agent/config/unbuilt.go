@@ -35,7 +35,6 @@ func unbuiltParts() []unbuilt {
 		},
 		{Problem{"metrics-not-built", "this version does not write metrics", later}, "metrics.textfile", nil},
 		{Problem{"metrics-not-built", "this version does not serve metrics", later}, "metrics.listen", nil},
-		{Problem{"control-not-built", "this version has no control socket", later}, "control.socket", nil},
 	}
 }
 
