@@ -140,7 +140,8 @@ keys, renews them in time and recovers by itself through a bootstrap credential.
 		return misused(&hint{err, c.CommandPath() + " --help lists the flags"})
 	})
 	root.PersistentFlags().StringVar(&p.configFile, "config", defaultConfig, "configuration `FILE`; config.d/*.toml beside it is read too")
-	root.AddCommand(p.runCommand(), p.statusCommand(), p.configCommand(), p.caCertsCommand(), p.hookExecCommand(), p.versionCommand())
+	root.AddCommand(p.runCommand(), p.statusCommand(), p.renewCommand(), p.waitCommand(), p.reloadCommand(), p.importCommand(),
+		p.configCommand(), p.caCertsCommand(), p.hookExecCommand(), p.versionCommand())
 	return root
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"certagent/agent"
 	"certagent/agent/config"
+	"certagent/agent/control"
 	"certagent/agent/hook"
 	"certagent/store"
 )
@@ -139,7 +140,8 @@ func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) 
 	a, err := agent.New(agent.Options{
 		Config: cfg, ConfigError: configErr, Load: p.load, Store: s, Log: log,
 		Version: version, Built: built(), Host: h, Notify: notify, Watchdog: watchdog,
-		Hooks: hook.Runner{Self: []string{os.Args[0], hookExec}, As: hooksAs(s.Owner())},
+		Control: func(a *agent.Agent) agent.Control { return control.NewServer(a, log) },
+		Hooks:   hook.Runner{Self: []string{os.Args[0], hookExec}, As: hooksAs(s.Owner())},
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, s.Close())
@@ -151,7 +153,7 @@ func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) 
 func badStateDir(err error) error {
 	switch {
 	case errors.Is(err, store.ErrLocked):
-		return &hint{err, "one agent at a time; the running one obeys SIGUSR1 (renew) and SIGHUP (reload)"}
+		return &hint{err, "one agent at a time; the running one obeys certagent renew and certagent reload"}
 	case errors.Is(err, store.ErrUnsafe), errors.Is(err, fs.ErrPermission):
 		return &hint{err, "it must belong to the user that the agent runs as: chown it, or name another with state_dir"}
 	}

@@ -1,17 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"certagent/agent"
 	"certagent/agent/config"
+	"certagent/agent/control"
 	"certagent/agent/status"
 	"certagent/store"
 )
@@ -22,28 +22,28 @@ func (p *program) statusCommand() *cobra.Command {
 		Use:   "status [ID...]",
 		Short: "show the certificates, their problems and what happens next",
 		Long: `status shows each certificate with its lifetime ('#' has passed, at '|' renewal is due), what happens
-next and why, and each problem with a remedy. It reads the state directory and needs no right to read
-the configuration or the keys.
+next and why, and each problem with a remedy. It asks the running agent; while none answers, or not within
+3 s, it reads the state directory. It needs no right to read the configuration or the keys.
 
 Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 expired, 5 key mismatch,
 7 missing, 6 not yet valid, 4 overdue, 8 degraded (the certificate is fine, something around it is not).`,
 		Example: "  certagent status\n  certagent status --json device-id",
-		RunE: func(_ *cobra.Command, ids []string) error {
-			return p.status(ids, asJSON)
+		RunE: func(c *cobra.Command, ids []string) error {
+			return p.status(c.Context(), ids, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (schema 1)")
 	return c
 }
 
-func (p *program) status(ids []string, asJSON bool) error {
-	snapshot, err := p.survey()
+func (p *program) status(ctx context.Context, ids []string, asJSON bool) error {
+	snapshot, err := p.survey(ctx)
 	if err != nil {
 		return err
 	}
 	if len(ids) > 0 {
 		if snapshot.Certificates, err = choose(snapshot.Certificates, ids); err != nil {
-			return misused(err)
+			return err
 		}
 	}
 	if asJSON {
@@ -60,10 +60,23 @@ func (p *program) status(ids []string, asJSON bool) error {
 	return nil
 }
 
-// survey finds out what can be known from outside: from the state directory, and from the configuration as far as it can be
-// read and is right. Only without both there is nothing to show.
-func (p *program) survey() (status.Snapshot, error) {
+// survey is what the running agent says, or what can be known without it.
+func (p *program) survey(ctx context.Context) (status.Snapshot, error) {
 	cfg, configErr := p.load()
+	client := p.client(cfg)
+	defer client.Close()
+	news, err := p.ask(ctx, client, cfg)
+	if err != nil {
+		return p.fromDisk(cfg, configErr, err)
+	}
+	s := news.Snapshot
+	s.Time = s.Time.Local()
+	return s, nil
+}
+
+// fromDisk finds out what can be known from outside: from the state directory, and from the configuration as far as it can
+// be read and is right. Only without both there is nothing to show. unanswered is why the agent was not asked.
+func (p *program) fromDisk(cfg *config.Config, configErr, unanswered error) (status.Snapshot, error) {
 	dir, now := p.stateDirOf(cfg), time.Now()
 	s, err := store.View(dir)
 	switch {
@@ -90,7 +103,20 @@ func (p *program) survey() (status.Snapshot, error) {
 	if err != nil {
 		return status.Snapshot{}, failed(err)
 	}
+	if running {
+		snapshot.Problems = append(snapshot.Problems, notAsked(unanswered))
+	}
 	return snapshot, nil
+}
+
+// notAsked says that an agent runs and this is not what it says. One that listens and does not answer is stuck.
+func notAsked(why error) status.Problem {
+	p := status.Problem{
+		Code: "control-socket", Text: why.Error() + "; an agent runs, and this is what is on disk",
+		Hint: "the agent's log says why (journalctl -u certagent)",
+	}
+	p.Notice = errors.Is(why, control.ErrNobody) || errors.Is(why, fs.ErrPermission)
+	return p
 }
 
 // nothingYet is what is known before an agent has ever run: it makes the state directory.
@@ -122,7 +148,7 @@ func choose(all []status.Certificate, ids []string) ([]status.Certificate, error
 	for _, id := range ids {
 		i := slices.Index(known, id)
 		if i < 0 {
-			return nil, &hint{fmt.Errorf("there is no certificate %q", id), "there are: " + strings.Join(known, ", ")}
+			return nil, unknown(id, known)
 		}
 		chosen = append(chosen, all[i])
 	}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"certagent/agent/config"
+	"certagent/agent/control"
+	"certagent/agent/status"
+)
+
+func (p *program) waitCommand() *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "wait ID",
+		Short: "wait until a certificate is valid",
+		Long: `wait returns when the certificate can be used and its outputs were written: for ExecStartPre= of a service that
+needs it. Hooks are not waited for, as one of them may start that very service. It asks the agent, or looks at the
+state directory while none answers, and needs no right to read the configuration.
+
+Exit codes: 0 valid; at the timeout that of certagent status for this certificate (3 expired, 5 key mismatch,
+7 missing, 6 not yet valid), or 1; 2 usage.`,
+		Example: "  certagent wait mqtt\n  ExecStartPre=certagent wait --timeout 2m mqtt",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return misused(&hint{errors.New("wait: which certificate?"), "certagent status lists them"})
+			}
+			return atMost(1)(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.wait(c.Context(), args[0], timeout)
+		},
+	}
+	c.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait at most; 0 looks once")
+	return c
+}
+
+// lookEvery is how often the disk is looked at while no agent answers. What there is to notice is a socket that appears,
+// files in directories that do not exist yet, and the time that passes.
+const lookEvery = time.Second
+
+func (p *program) wait(ctx context.Context, id string, timeout time.Duration) error {
+	deadline, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var last status.Snapshot
+	var revision string
+	for {
+		cfg, configErr := p.load()
+		client := p.client(cfg)
+		news, err := p.news(ctx, deadline, client, cfg, revision)
+		client.Close()
+		asked := err == nil
+		all := asked
+		if asked && news.Revision != revision {
+			last, revision = news.Snapshot, news.Revision
+		}
+		if !asked {
+			revision = ""
+			s, err := p.fromDisk(cfg, configErr, err)
+			switch {
+			case err == nil:
+				last, all = s, cfg != nil
+			case errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist):
+				return err
+			} // else there is nothing yet
+		}
+		ready, err := usable(last, id, all)
+		if ready || err != nil {
+			return err
+		}
+		if deadline.Err() != nil {
+			return p.notValid(last, id, timeout)
+		}
+		if !asked {
+			pause(deadline, lookEvery)
+		}
+	}
+}
+
+// news asks the agent, and with the revision that is known already waits for another one until the deadline.
+func (p *program) news(ctx, deadline context.Context, client *control.Client, cfg *config.Config, revision string) (control.News, error) {
+	if revision == "" || deadline.Err() != nil {
+		return p.ask(ctx, client, cfg)
+	}
+	news, _, err := client.Status(deadline, revision, control.MaxWait)
+	if deadline.Err() != nil {
+		return p.ask(ctx, client, cfg) // a last time
+	}
+	return news, err
+}
+
+// usable tells whether a consumer can begin. That nobody keeps the certificate is an error where everything is known of
+// what is kept (all).
+func usable(s status.Snapshot, id string, all bool) (bool, error) {
+	c, ok := find(s, id)
+	switch {
+	case !ok && all:
+		return false, unknown(id, idsOf(s))
+	case !ok:
+		return false, nil
+	case c.State == status.Unmanaged:
+		return false, misused(fmt.Errorf("%s is not in the configuration any more, and nobody renews it", id))
+	}
+	usable := slices.Contains([]status.State{status.Valid, status.Due, status.Overdue}, c.State)
+	cloned := slices.ContainsFunc(c.Problems, func(p status.Problem) bool { return p.Code == "cloned-state" })
+	pending := slices.ContainsFunc(c.Outputs, func(o status.Output) bool { return o.State == "pending" })
+	return usable && !cloned && !pending, nil
+}
+
+// notValid says how it stands with the certificate after all that time.
+func (p *program) notValid(s status.Snapshot, id string, timeout time.Duration) error {
+	c, ok := find(s, id)
+	if !ok {
+		return failed(&hint{fmt.Errorf("nothing is known of %s after %v", id, timeout), "does the agent run? (systemctl status certagent)"})
+	}
+	s.Certificates = []status.Certificate{c}
+	if err := s.WriteTable(p.stderr); err != nil {
+		return failed(err)
+	}
+	code := s.ExitCode()
+	if code == status.ExitOK || code == status.ExitDegraded || code == status.ExitOverdue {
+		code = exitFailed // it is valid, and yet not there for its consumer
+	}
+	return &exitError{code, fmt.Errorf("%s cannot be used after %v: %s", id, timeout, c.State)}
+}
