@@ -283,7 +283,10 @@ func (k *keeper) repair() error {
 	case err != nil:
 		return fmt.Errorf("restore an older generation: %w", err)
 	default:
-		k.agent.o.Log.Info().Str("certificate", k.id).Int("generation", restored.Number).Msg("an older generation serves meanwhile")
+		// What the running attempt was about to make live is no older one.
+		if !k.running || restored.Number <= k.from {
+			k.agent.o.Log.Info().Str("certificate", k.id).Int("generation", restored.Number).Msg("an older generation serves meanwhile")
+		}
 		k.readLive()
 	}
 	return nil
