@@ -61,8 +61,11 @@ fuzz: ## every fuzz target for 30 s (FUZZTIME=5m, FUZZ=./est); a finding is writ
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package; \
 	done <<< "$$targets"
 
-docs: ## the tables in docs/ that the code makes; make test holds them
+docs: ## what the code makes of docs/ and packaging/: tables, manual pages, completions; make test holds them
 	$(GO) test -count=1 -run TestTablesOfOperations ./renew -update
+	$(GO) test -count=1 -run 'TestManPages|TestCompletionScripts' ./cmd/certagent -update
+	$(GO) test -count=1 -run TestManPage ./cmd/certagent-testca -update
+	$(GO) test -count=1 -run TestConfigurationManPage ./agent/config -update
 
 bench: ## the benchmarks, and the table of a thousand certificates
 	$(GO) test -run '^$$' -bench . -benchmem ./...

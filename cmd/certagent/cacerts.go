@@ -42,7 +42,8 @@ covers, or, on a terminal and without one, each root that is answered for with y
 step and gets mode 0644; it may be there only as a file of certificates. A FILE of - is stdout; all else
 goes to stderr then. Without --out nothing is written.
 
-Exit code 1 if a fingerprint covers nothing (then nothing is written), or nothing was accepted for --out.`,
+Exit codes: 0 shown (with --out: written); 1 no answer, a fingerprint covers nothing (then nothing is written), or
+nothing was accepted for --out; 2 usage.`,
 		Example: `  certagent cacerts est.example.com:8085
   certagent cacerts https://est.example.com/.well-known/est --fingerprint 9f:86:d0:81:... \
       --out /etc/certagent/trust/est.pem`,

@@ -15,8 +15,12 @@ func (p *program) configCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "check or show the configuration",
-		Args:  command,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Long: `config is about the configuration file and the parts in config.d beside it; certagent-config.toml(5) describes them.
+
+Exit codes: those of its commands.`,
+		Example: "  certagent config check\n  certagent config show",
+		Args:    command,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(p.configCheckCommand(), p.configShowCommand())
 	return c
@@ -27,7 +31,9 @@ func (p *program) configCheckCommand() *cobra.Command {
 		Use:   "check [FILE]",
 		Short: "say what is wrong with the configuration, all of it",
 		Long: `check reads the configuration as the daemon would, config.d/*.toml included, and says every mistake with
-file, line and column. It writes nothing and dials nothing. Exit code 2 if there is a mistake; warnings do not count.`,
+file, line and column. FILE stands for --config FILE. It writes nothing and dials nothing.
+
+Exit codes: 0 it loads, perhaps with warnings; 1 failed; 2 usage, or there is a mistake.`,
 		Example: "  certagent config check\n  certagent config check ./new-config.toml",
 		Args:    atMost(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -50,8 +56,13 @@ file, line and column. It writes nothing and dials nothing. Exit code 2 if there
 func (p *program) configShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show",
-		Short: "print the configuration in force if it were loaded now: merged, with defaults, secrets redacted",
-		Args:  atMost(0),
+		Short: "print the configuration as it would be loaded now",
+		Long: `show prints the configuration that would be in force if it were loaded now: the file and config.d/*.toml merged, all
+defaults filled in, secrets redacted. What it prints is TOML.
+
+Exit codes: 0 printed, 1 failed, 2 usage, or the configuration is wrong.`,
+		Example: "  certagent config show\n  certagent config show --config ./new-config.toml",
+		Args:    atMost(0),
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := p.load()
 			if err != nil {

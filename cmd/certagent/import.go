@@ -33,7 +33,9 @@ issued for: nothing is issued anew before renewal is due.
 
 --cert is PEM: the certificate, its chain, and roots if there are any. --key is PEM and not encrypted. Both are
 copied; remove them afterwards. It works with and without a running agent. With one, the key goes through a
-private file beside the control socket, which only root and the agent's user can make.`,
+private file beside the control socket, which only root and the agent's user can make.
+
+Exit codes: 0 taken over, 1 refused or failed, 2 usage or configuration.`,
 		Example: "  certagent import device-id --cert /var/lib/aziot/certd/certs/device-id.pem --key device-id.key.pem",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {

@@ -118,9 +118,13 @@ func (p *program) command() *cobra.Command {
 		Use:   "certagent",
 		Short: "keep a device's X.509 certificates alive over EST",
 		Long: `certagent enrols a device's X.509 certificates over EST (RFC 7030), stores them with their
-keys, renews them in time and recovers by itself through a bootstrap credential.`,
+keys, renews them in time and recovers by itself through a bootstrap credential. The configuration says which
+(certagent-config.toml(5)).
+
+Exit codes: 0 well, 1 failed, 2 usage or configuration; status and wait have more.`,
+		Example:       "  certagent config check\n  certagent status\n  certagent help renew",
 		SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args:              command,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if showVersion {
@@ -136,36 +140,16 @@ keys, renews them in time and recovers by itself through a bootstrap credential.
 		},
 	}
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return misused(&hint{err, c.CommandPath() + " --help lists the flags"})
-	})
+	root.SetFlagErrorFunc(badFlag)
+	root.SetHelpFunc(giveHelp)
+	root.SetHelpCommand(helpCommand())
 	root.PersistentFlags().StringVar(&p.configFile, "config", defaultConfig, "configuration `FILE`; config.d/*.toml beside it is read too")
+	root.PersistentFlags().BoolP("help", "h", false, "print this")
 	root.AddCommand(p.runCommand(), p.statusCommand(), p.renewCommand(), p.waitCommand(), p.reloadCommand(), p.importCommand(),
-		p.configCommand(), p.caCertsCommand(), p.hookExecCommand(), p.versionCommand())
+		p.configCommand(), p.caCertsCommand(), p.hookExecCommand(),
+		p.completionCommand(), p.versionCommand())
+	p.offerValues(root)
 	return root
-}
-
-// command refuses what stands where the name of a subcommand should.
-func command(c *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	try := c.CommandPath() + " --help lists the commands"
-	c.SuggestionsMinimumDistance = 2 // typing mistakes
-	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-		try = "did you mean " + near[0] + "?"
-	}
-	return misused(&hint{fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath()), try})
-}
-
-// atMost refuses more than n arguments.
-func atMost(n int) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) <= n {
-			return nil
-		}
-		return misused(&hint{fmt.Errorf("%s: unexpected argument %q", c.CommandPath(), args[n]), c.CommandPath() + " --help says how it is used"})
-	}
 }
 
 // defaults are the directories that systemd hands to the service (systemd.exec(5), StateDirectory=).

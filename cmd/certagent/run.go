@@ -29,13 +29,19 @@ func (p *program) runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "keep the certificates: the daemon",
-		Long: `run keeps all configured certificates until it is told to stop.
+		Long: `run keeps all configured certificates until it is told to stop. A configuration that is wrong at the start is
+passed over for the one that loaded last; without one it ends.
 
-  SIGUSR1  renew every certificate now
-  SIGHUP   read the configuration again
-  SIGTERM  stop; a request on its way is kept and used at the next start
+With --once it does everything that is due, and exits. Only one agent runs on a state directory.
 
-With --once it does everything that is due and exits: 1 if anything that was due failed or waits for approval.`,
+Signals:
+
+  SIGUSR1          renew every certificate now
+  SIGHUP           read the configuration again; one that is wrong changes nothing
+  SIGTERM, SIGINT  stop, within 5 s; a request on its way is kept and used at the next start
+
+Exit codes: 0 stopped, or with --once all is done; 1 failed to start, or with --once something that was due failed or
+waits for approval; 2 usage or configuration.`,
 		Example: "  certagent run\n  certagent run --once --config ./config.toml",
 		Args:    atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
