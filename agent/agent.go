@@ -101,7 +101,9 @@ type Agent struct {
 	changed chan struct{}
 	// lookAtSocket has keepSocket look.
 	lookAtSocket chan struct{}
-	started      time.Time
+	// lookAtTextfile has keepTextfile look, and lookAtListener keepListener.
+	lookAtTextfile, lookAtListener chan struct{}
+	started                        time.Time
 	// reloads asks Run for a reload; the letter is answered with its error, if it has a place for one.
 	reloads chan chan<- error
 
@@ -117,6 +119,8 @@ type Agent struct {
 	servers     []status.Server // as authorities saw them last
 	serverWoes  []Problem       // and what was wrong with them
 	socketErr   error           // why the control socket cannot be had; nil if it can
+	textfileErr error           // why the textfile with metrics cannot be written; nil if it can, or none is wanted
+	listenErr   error           // why metrics cannot be served; nil if they can, or need not be
 	revision    int             // of what is published
 	news        chan struct{}   // closed with the next revision
 }
@@ -180,7 +184,8 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		o: o, cfg: o.Config,
 		committing: make(slots, maxCommitting), writing: make(slots, maxWriting), telling: make(slots, maxTelling), lookAtOutputs: make(chan struct{}, 1),
-		lookAtSocket: make(chan struct{}, 1), news: make(chan struct{}), started: o.Now(),
+		lookAtSocket: make(chan struct{}, 1), lookAtTextfile: make(chan struct{}, 1), lookAtListener: make(chan struct{}, 1),
+		news: make(chan struct{}), started: o.Now(),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
 		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
 	}
@@ -231,6 +236,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
 		Str("version", a.o.Version).Msg("agent started")
 	a.openSocket(ctx, &tasks)
+	go a.keepTextfile(ctx)                   // ends with ctx, unless a file system hangs
+	tasks.Go(func() { a.keepListener(ctx) }) // ends with ctx
 	line := a.Snapshot().Line()
 	a.o.Notify("READY=1\nSTATUS=" + line)
 	changed, rested := (<-chan struct{})(a.changed), (<-chan time.Time)(nil)
@@ -242,12 +249,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.o.Notify("READY=1")
 			send(a.changed, struct{}{})
 			send(a.lookAtSocket, struct{}{}) // it may be another
+			send(a.lookAtListener, struct{}{})
 			if answer != nil {
 				answer <- err
 			}
 			continue
 		case <-changed:
 			a.tellNews()
+			send(a.lookAtTextfile, struct{}{})
 			if s := a.Snapshot().Line(); s != line {
 				line = s
 				a.o.Notify("STATUS=" + line)

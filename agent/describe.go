@@ -25,8 +25,9 @@ type view struct {
 	host     Host
 	now      time.Time
 	decision decision
-	running  bool      // an attempt is under way
-	ordered  bool      // see status.Certificate
+	running  bool // an attempt is under way
+	ordered  bool // see status.Certificate
+	attempts []status.Attempts
 	problems []Problem // of the keeper itself
 }
 
@@ -36,7 +37,7 @@ func describe(v view) status.Certificate {
 		ID: v.id, NextTry: v.decision.at, NextWhy: v.decision.why,
 		Failures: v.retry.Failures, LastTry: v.retry.LastTry, LastSuccess: v.retry.LastSuccess,
 		LastIdentity: v.retry.LastIdentity, LastClass: v.retry.LastClass, LastError: v.retry.LastError,
-		Pending: !v.retry.PendingUntil.IsZero(), Ordered: v.ordered, Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
+		Pending: !v.retry.PendingUntil.IsZero(), Ordered: v.ordered, Attempts: v.attempts, Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
 	}
 	if v.cfg != nil {
 		s.Role = string(v.cfg.Role)
@@ -168,6 +169,7 @@ func (a *Agent) Snapshot() status.Snapshot {
 	if a.socketErr != nil {
 		s.Problems = append(s.Problems, socketProblem(a.socketErr))
 	}
+	s.Problems = append(s.Problems, metricsProblems(a.textfileErr, a.listenErr)...)
 	for _, v := range a.views {
 		v.view.now = s.Time
 		s.Certificates = append(s.Certificates, describe(v.view))

@@ -13,6 +13,7 @@ import (
 
 	"certagent/agent/config"
 	"certagent/agent/control"
+	"certagent/agent/status"
 	"certagent/renew"
 	"certagent/store"
 )
@@ -56,6 +57,7 @@ type keeper struct {
 	saveErr     error              // the retry state could not be written
 	ordered     bool               // see status.Certificate
 	why         string             // what the last look planned, for people
+	attempts    []status.Attempts  // since the agent was started; shared with views: it never changes
 
 	courier courier
 }
@@ -76,7 +78,7 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 		post:  newPost("certificate " + c.ID),
 		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan *result, 1),
 		visits:  make(chan func() func()),
-		courier: newCourier(),
+		courier: newCourier(), attempts: []status.Attempts{{Result: status.Issued}},
 	}
 	if k.retry, err = stored.Retry(); err != nil {
 		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
@@ -499,6 +501,6 @@ func (k *keeper) publish(d decision, lookErr error) {
 			v.problems = append(v.problems, storeProblem(err))
 		}
 	}
-	v.ordered, k.why = k.ordered, d.why
+	v.ordered, v.attempts, k.why = k.ordered, k.attempts, d.why
 	k.agent.published(k, v)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"certagent/agent/status"
 	"certagent/renew"
 	"certagent/store"
 )
@@ -65,13 +66,14 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	k.ordered = k.retry.Reissue != ""
 	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
 	k.save()
+	k.attempts = counted(k.attempts, status.Issued, "")
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
 }
 
 // failed turns the verdict into the next try.
 func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
-	level, said := zerolog.ErrorLevel, "certificate not issued"
+	level, said, ended := zerolog.ErrorLevel, "certificate not issued", status.Failed
 	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))
 	k.ordered = k.ordered && retry.Discard // what was asked for during the attempt has its own
 	retry.LastClass, retry.LastError, retry.PendingUntil = v.class, clip(r.err.Error()), time.Time{}
@@ -90,7 +92,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 			d.Refusals = count(d.Refusals, e.Identity)
 		}
 		if v.pending {
-			level, said = zerolog.WarnLevel, "the changed request waits for approval"
+			level, said, ended = zerolog.WarnLevel, "the changed request waits for approval", status.Waiting
 			wait = max(wait, pendingDefault)
 		} else {
 			wait = policy.Heed(k.leaf(), wait, draw, now)
@@ -98,7 +100,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 		d.NextTry = now.Add(max(wait, policy.Delay(k.leaf(), d.Failures, draw, now)))
 		e.Failures, e.NextTry = d.Failures, d.NextTry
 	case v.pending:
-		level, said = zerolog.WarnLevel, "certificate waits for approval"
+		level, said, ended = zerolog.WarnLevel, "certificate waits for approval", status.Waiting
 		if wait == 0 {
 			wait = pendingDefault
 		}
@@ -107,7 +109,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	case r.early && v.refusal:
 		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
 		// failure: the threshold's turn comes.
-		level, said = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes"
+		level, said, ended = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes", status.Early
 		retry.SpreadRefused, retry.Problems = true, nil
 	default:
 		keepTries(retry, policy.Failed(k.leaf(), triesOf(*retry), wait, draw, now))
@@ -117,6 +119,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 		e.Failures, e.NextTry = retry.Failures, latest(retry.NextTry, retry.RetryAfter)
 	}
 	k.save()
+	k.attempts = counted(k.attempts, ended, v.class)
 	k.agent.o.Log.WithLevel(level).EmbedObject(e).Err(r.err).Msg(said)
 }
 

@@ -100,7 +100,21 @@ func socketProblem(err error) Problem {
 // ensureRunDir makes the directory of the socket (0755) where it is missing, and refuses one where others could put a
 // socket of theirs in its place.
 func ensureRunDir(dir string, uid, gid int) error {
-	fsys, trust := durable.OS{}, durable.Trust{
+	real, err := walk(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := durable.MkdirAll(durable.OS{}, real, durable.Perm{Mode: 0o755, UID: uid, GID: gid}); err != nil {
+		return err
+	}
+	_, err = walk(dir)
+	return err
+}
+
+// walk gives dir with links resolved, as far as it is there. It refuses one in which everybody could replace a file of the
+// agent's, and a way to it that a stranger could have prepared.
+func walk(dir string) (real string, err error) {
+	trust := durable.Trust{
 		Others: func(info fs.FileInfo) durable.Others {
 			if info.Mode().Perm()&0o002 == 0 {
 				return durable.Others{}
@@ -109,20 +123,14 @@ func ensureRunDir(dir string, uid, gid int) error {
 		},
 		Owns: func(owner int) bool { return owner == 0 || owner == os.Geteuid() },
 	}
-	real, info, err := durable.Walk(fsys, dir, trust)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := durable.MkdirAll(fsys, real, durable.Perm{Mode: 0o755, UID: uid, GID: gid}); err != nil {
-			return err
-		}
-		_, info, err = durable.Walk(fsys, dir, trust)
-	}
+	real, info, err := durable.Walk(durable.OS{}, dir, trust)
 	if err != nil {
-		return err
+		return real, err
 	}
 	if others := trust.Others(info); others.Replace {
-		return &durable.UnsafeError{Why: fmt.Sprintf("%s may write %s", others.Who, real), Fix: others.Fix}
+		return real, &durable.UnsafeError{Why: fmt.Sprintf("%s may write %s", others.Who, real), Fix: others.Fix}
 	}
-	return nil
+	return real, nil
 }
 
 // CatchUp returns when what the keepers have done so far is published, or ctx ends.

@@ -43,6 +43,8 @@ func (a *Agent) tick(ctx context.Context) {
 			looked = a.lookAtFiles(looked)
 			send(a.lookAtOutputs, struct{}{})
 			send(a.lookAtSocket, struct{}{})
+			send(a.lookAtTextfile, struct{}{})
+			send(a.lookAtListener, struct{}{})
 			a.keepLastGood()
 			if !first && a.attempts.idle() {
 				debug.FreeOSMemory() // what a thousand attempts took, or the start, is needed by others now

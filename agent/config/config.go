@@ -61,8 +61,8 @@ type Log struct {
 
 // Metrics is the table [metrics]; certagent's own. Both are off when empty.
 type Metrics struct {
-	Textfile string // absolute path of a node_exporter textfile
-	Listen   string // host:port
+	Textfile string // absolute path of a file for node_exporter's textfile collector
+	Listen   string // host:port at which metrics are served over HTTP; without a host, at every address
 }
 
 // Control is the table [control]; certagent's own.

@@ -188,6 +188,9 @@ func (c *Config) read(root part, d Defaults) {
 	}
 	metrics := root.sub("metrics")
 	c.Metrics = Metrics{Textfile: metrics.absolute("textfile"), Listen: metrics.hostPort("listen")}
+	if f := c.Metrics.Textfile; f != "" && filepath.Ext(f) != ".prom" {
+		metrics.warn("textfile", "", "node_exporter reads only files whose names end in .prom", "name it so")
+	}
 	c.Control.Socket = root.sub("control").absolute("socket")
 	if c.Control.Socket == "" {
 		c.Control.Socket = filepath.Join(c.RunDir, socketName)
@@ -259,18 +262,11 @@ func (c *Config) checkURLs() {
 // problems finds what is asked for and cannot be done yet, and warnings between several keys.
 func (c *Config) problems(root part, tables map[string]part) {
 	parts := unbuiltParts()
-	for _, u := range parts {
-		if table, name, _ := strings.Cut(u.at, "."); u.asked == nil {
-			if p := root.sub(table); p.has(name) && p.n.get(name).text != "" {
-				p.warn(name, "", u.problem.Text, u.problem.Hint)
-			}
-		}
-	}
 	for i := range c.Certificates {
 		cert := &c.Certificates[i]
 		p := tables[cert.ID]
 		for _, u := range parts {
-			if u.asked != nil && u.asked(c.Provisioning, *cert) {
+			if u.asked(c.Provisioning, *cert) {
 				cert.problem(root, p, u.at, u.problem)
 			}
 		}

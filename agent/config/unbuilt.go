@@ -6,8 +6,8 @@ import "strings"
 // certificate concerned and a warning, and stops nothing. A row goes when its part is built.
 type unbuilt struct {
 	problem Problem
-	at      string                                   // the key that asks
-	asked   func(p Provisioning, c Certificate) bool // nil: whenever the key is there, and no certificate is concerned
+	at      string // the key that asks
+	asked   func(p Provisioning, c Certificate) bool
 }
 
 func unbuiltParts() []unbuilt {
@@ -33,8 +33,6 @@ func unbuiltParts() []unbuilt {
 			"",
 			func(_ Provisioning, c Certificate) bool { return onToken(c.Auth.Identity) || onToken(c.Auth.Bootstrap) },
 		},
-		{Problem{"metrics-not-built", "this version does not write metrics", later}, "metrics.textfile", nil},
-		{Problem{"metrics-not-built", "this version does not serve metrics", later}, "metrics.listen", nil},
 	}
 }
 

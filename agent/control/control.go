@@ -21,6 +21,8 @@ const (
 	pathRenew  = "/v1/renew"
 	pathReload = "/v1/reload"
 	pathImport = "/v1/import"
+	// pathMetrics has no version: what the names of metrics mean is a contract of its own.
+	pathMetrics = "/metrics"
 )
 
 // MaxWait is the longest that a client may have an answer about the status held back for news.
@@ -31,6 +33,8 @@ const MaxWait = 30 * time.Second
 type Agent interface {
 	// Snapshot is the state as far as the agent has published it.
 	Snapshot() status.Snapshot
+	// Metrics is the same for Prometheus, in the format of [status.MetricsType].
+	Metrics() []byte
 	// CatchUp returns when all that has happened so far is published, or ctx ends.
 	CatchUp(ctx context.Context)
 	// News names what is published now, for as long as the agent runs and no other agent, and gives a channel that is closed

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"certagent/agent/status"
 )
 
 // What a client may take of the server's time and memory. Everything that waits for a client has one of these.
@@ -98,6 +100,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case pathStatus:
 		method, serve = http.MethodGet, s.status
+	case pathMetrics:
+		method, serve = http.MethodGet, s.metrics
 	case pathRenew, pathReload, pathImport:
 	default:
 		s.refuse(w, &Error{Status: http.StatusNotFound, Text: fmt.Sprintf("there is no %q here", r.URL.Path)})
@@ -153,6 +157,19 @@ func (s *Server) snapshot(ctx context.Context) (body []byte, revision string, er
 	var b bytes.Buffer
 	err = s.agent.Snapshot().WriteJSON(&b)
 	return b.Bytes(), revision, err
+}
+
+// metrics answers with the metrics, as far as the agent has published them: who reads them comes again.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.making <- struct{}{}:
+	case <-r.Context().Done():
+		return
+	}
+	body := s.agent.Metrics()
+	<-s.making
+	w.Header().Set("Content-Type", status.MetricsType)
+	s.answer(w, http.StatusOK, body)
 }
 
 // waitOf is how long the client is ready to wait for news, at most MaxWait.
@@ -239,10 +256,12 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	s.answer(w, e.Status, append(body, '\n'))
 }
 
-// answer writes an answer. A client that does not take it in time loses its connection.
+// answer writes an answer, in JSON unless its type was set. A client that does not take it in time loses its connection.
 func (s *Server) answer(w http.ResponseWriter, code int, body []byte) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeWithin)) // WriteTimeout holds all the same
-	w.Header().Set("Content-Type", "application/json")
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/json")
+	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
 	_, _ = w.Write(body) // a client that has gone is nobody to tell

@@ -57,6 +57,8 @@ func (a *agent) Snapshot() status.Snapshot {
 	return a.snapshot
 }
 
+func (a *agent) Metrics() []byte { return []byte("certagent_clock_credible 1\n") }
+
 func (a *agent) CatchUp(context.Context) {}
 
 func (a *agent) News() (string, <-chan struct{}) {

@@ -88,6 +88,9 @@ type Certificate struct {
 	// Ordered says that a renewal was asked for and has not come to an end yet. It ends with the first attempt that was made
 	// for it, whatever came of that.
 	Ordered bool `json:"ordered,omitempty"`
+	// Attempts counts those that have ended since the agent was started, by result and error class, in that order; none
+	// where no agent says it.
+	Attempts []Attempts `json:"attempts,omitempty"`
 
 	// Outputs and Hooks are in the order of the configuration. OutputsNextTry is when those outputs are tried again that
 	// could not be written.
@@ -97,6 +100,21 @@ type Certificate struct {
 
 	Problems []Problem `json:"problems"`
 }
+
+// Attempts are how many attempts ended in one way.
+type Attempts struct {
+	Result string `json:"result"`
+	Class  string `json:"error_class,omitempty"` // "" where there was no error
+	Count  int    `json:"count"`
+}
+
+// The results of attempts.
+const (
+	Issued  = "issued"  // there is a new certificate
+	Failed  = "failed"  // there is none
+	Waiting = "waiting" // the request waits for approval at the server (202)
+	Early   = "early"   // refused before the threshold, which is no failure (first_renewal)
+)
 
 // Output is one file that is kept for a consumer.
 type Output struct {

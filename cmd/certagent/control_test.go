@@ -354,13 +354,17 @@ func TestTheAPIByHand(t *testing.T) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", g.path("run", "control.sock"))
 	}}}
-	examples := regexp.MustCompile("(?ms)^    (GET|POST) (/v1/\\S+)$(?:\n    ([{].*?)$)?").FindAllStringSubmatch(string(page), -1)
-	if len(examples) < 4 {
+	examples := regexp.MustCompile("(?ms)^    (GET|POST) (/\\S+)$(?:\n    ([{].*?)$)?").FindAllStringSubmatch(string(page), -1)
+	if len(examples) < 5 {
 		t.Fatalf("docs/control-api.md has %d examples", len(examples))
 	}
 	for _, e := range examples {
 		if e[2] == "/v1/import" {
 			continue // its file is TestImport's
+		}
+		mediaType := "application/json"
+		if e[2] == "/metrics" {
+			mediaType = status.MetricsType
 		}
 		r, err := http.NewRequestWithContext(t.Context(), e[1], "http://localhost"+e[2], strings.NewReader(e[3]))
 		if err != nil {
@@ -372,7 +376,7 @@ func TestTheAPIByHand(t *testing.T) {
 		}
 		body, err := io.ReadAll(answer.Body)
 		answer.Body.Close()
-		if err != nil || answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "application/json" {
+		if err != nil || answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != mediaType {
 			t.Errorf("%s %s %s: %s, %v\n%s", e[1], e[2], e[3], answer.Status, err, body)
 		}
 	}
