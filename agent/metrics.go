@@ -12,11 +12,12 @@ import (
 // counted is attempts with one more that ended so. What it is given does not change: views share it.
 func counted(attempts []status.Attempts, result, class string) []status.Attempts {
 	attempts = slices.Clone(attempts)
-	at, found := slices.BinarySearchFunc(attempts, status.Attempts{Result: result, Class: class}, func(a, b status.Attempts) int {
+	one := status.Attempts{Result: result, Class: class}
+	at, found := slices.BinarySearchFunc(attempts, one, func(a, b status.Attempts) int {
 		return cmp.Or(cmp.Compare(a.Result, b.Result), cmp.Compare(a.Class, b.Class))
 	})
 	if !found {
-		attempts = slices.Insert(attempts, at, status.Attempts{Result: result, Class: class})
+		attempts = slices.Insert(attempts, at, one)
 	}
 	attempts[at].Count++
 	return attempts
@@ -41,7 +42,7 @@ func metricsProblems(textfile, listen error) (problems []Problem) {
 	if textfile != nil {
 		problems = append(problems, Problem{
 			Code: "metrics-textfile", Text: textfile.Error(),
-			Hint: "make its directory one that the agent may write, also for its unit (ReadWritePaths= in a drop-in), or name another file",
+			Hint: "let the agent write in its directory, and its unit too (ReadWritePaths= in a drop-in), or name another file",
 		})
 	}
 	if listen != nil {

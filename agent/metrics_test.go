@@ -24,7 +24,9 @@ func ended(result, class string, count int) status.Attempts {
 
 func TestCounted(t *testing.T) {
 	var all []status.Attempts
-	for _, end := range [][2]string{{"issued", ""}, {"failed", "b"}, {"failed", "a"}, {"issued", ""}, {"failed", "b"}, {"early", "b"}} {
+	for _, end := range [][2]string{
+		{"issued", ""}, {"failed", "b"}, {"failed", "a"}, {"issued", ""}, {"failed", "b"}, {"early", "b"},
+	} {
 		before := slices.Clone(all)
 		shared := all
 		all = counted(all, end[0], end[1])
@@ -32,7 +34,9 @@ func TestCounted(t *testing.T) {
 			t.Fatalf("counting %q changed what others look at: %+v, before %+v", end, shared, before)
 		}
 	}
-	want := []status.Attempts{ended("early", "b", 1), ended("failed", "a", 1), ended("failed", "b", 2), ended("issued", "", 2)}
+	want := []status.Attempts{
+		ended("early", "b", 1), ended("failed", "a", 1), ended("failed", "b", 2), ended("issued", "", 2),
+	}
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%+v, want %+v", all, want)
 	}
@@ -232,20 +236,22 @@ func TestTextfileFollowsTheConfiguration(t *testing.T) {
 	})
 }
 
-// TestTextfileThatCannotBeWritten: it is a problem, which goes when somebody has seen to it; nothing else comes to harm, and what
-// stands in its place is left alone.
+// TestTextfileThatCannotBeWritten: it is a problem, which goes when somebody has seen to it; nothing else comes to harm, and
+// what stands in its place is left alone.
 func TestTextfileThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		prepare, mend func(dir string) error
 		says          string
 	}{
-		"no directory": {func(string) error { return nil }, func(dir string) error { return os.Mkdir(dir, 0o755) }, "no such file or directory"},
+		"no directory": {func(string) error { return nil }, func(dir string) error { return os.Mkdir(dir, 0o755) },
+			"no such file or directory"},
 		"everybody's": {func(dir string) error { return openDir(dir, 0o777) }, func(dir string) error { return os.Chmod(dir, 0o755) },
 			"everybody may write"},
 		"a link": {
 			func(dir string) error {
-				return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/kept", []byte("kept"), 0o600), os.Symlink("kept", dir+"/certagent.prom"))
+				return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/kept", []byte("kept"), 0o600),
+					os.Symlink("kept", dir+"/certagent.prom"))
 			},
 			func(dir string) error { return os.Remove(dir + "/certagent.prom") }, "regular file",
 		},
@@ -298,7 +304,7 @@ func TestTextfileThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// TestTextfileIsNotWrittenAllTheTime: while hundreds of certificates are renewed, one after the other, the file is written once in a pause.
+// TestTextfileIsNotWrittenAllTheTime: while one renewal comes after the other, the file is written once in a pause.
 func TestTextfileIsNotWrittenAllTheTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -331,7 +337,8 @@ func TestTextfileIsDue(t *testing.T) {
 		after time.Duration
 		want  bool
 	}{
-		{"/a", 1, 0, false}, {"/a", 1, textfileEvery - 1, false}, {"/a", 1, textfileEvery, true}, {"/a", 2, 0, true}, {"/b", 1, 0, true},
+		{"/a", 1, 0, false}, {"/a", 1, textfileEvery - 1, false}, {"/a", 1, textfileEvery, true},
+		{"/a", 2, 0, true}, {"/b", 1, 0, true},
 	} {
 		if got := f.due(c.path, [32]byte{c.said}, now.Add(c.after)); got != c.want {
 			t.Errorf("%+v: %v", c, got)

@@ -70,8 +70,9 @@ func (a *Agent) serveMetrics(ctx context.Context, address string) (*http.Server,
 		ReadTimeout: scrapeWithin, WriteTimeout: 2 * scrapeWithin, MaxHeaderBytes: maxScrapeBytes,
 		ErrorLog: stdlog.New(io.Discard, "", 0), // what strangers do wrong is no news
 	}
-	s.SetKeepAlivesEnabled(false)                                                     // between two scrapes nothing is kept for anybody
-	go func() { _ = s.Serve(&limited{Listener: l, room: make(slots, maxScrapes)}) }() // ends when s is closed, which is its only error
+	s.SetKeepAlivesEnabled(false) // between two scrapes nothing is kept for anybody
+	// It ends when s is closed, which is its only error.
+	go func() { _ = s.Serve(&limited{Listener: l, room: make(slots, maxScrapes)}) }()
 	a.o.Log.Info().Str("address", l.Addr().String()).Msg("metrics are served")
 	return s, nil
 }

@@ -144,10 +144,14 @@ func TestListenerIsBounded(t *testing.T) {
 			t.Fatal("a connection that does not come to its point goes on")
 		}
 	}
-	eventually(t, "an answer to others", func() bool { r, _ := ask(t, address, scrapeRequest); return r != nil && r.StatusCode == 200 })
+	eventually(t, "an answer to others", func() bool {
+		r, _ := ask(t, address, scrapeRequest)
+		return r != nil && r.StatusCode == 200
+	})
 }
 
-// TestListenerThatCannotBeHad: another program has the port. It is a problem until the port is free; and the configuration may move it.
+// TestListenerThatCannotBeHad: another program has the port. It is a problem until the port is free; and the configuration
+// may give it up.
 func TestListenerThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	other, err := net.Listen("tcp", "127.0.0.1:0")

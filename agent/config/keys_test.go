@@ -147,6 +147,14 @@ func TestExamplesForConsumersLoad(t *testing.T) {
 	}
 }
 
+// So is the one for metrics.
+func TestExampleForMetricsLoads(t *testing.T) {
+	c := parse(t, string(read(t, "../../examples/production.toml"))+string(read(t, "../../examples/prometheus/metrics.toml")))
+	if c.Metrics.Listen != "127.0.0.1:9470" || filepath.Ext(c.Metrics.Textfile) != ".prom" {
+		t.Errorf("%+v", c.Metrics)
+	}
+}
+
 // The file of the EST tutorial for IoT Edge loads as it stands there, byte for byte; it is an example, too.
 func TestTutorialUnchanged(t *testing.T) {
 	const want = "f0a52a34dae8bf3c70aa2a47ecdea61fcc18514b484418367516e66836457fa9"

@@ -71,98 +71,105 @@ func escaped(text string, quoted bool) string {
 func metrics() []metric {
 	const gauge, counter = "gauge", "counter"
 	return []metric{
-		{"certagent_build_info", gauge, "Always 1; the label is the version of the program.", func(s *Snapshot, add sample) {
-			add(1, "version", s.Version)
-		}},
-		{"certagent_snapshot_timestamp_seconds", gauge, "When all this was said, by the agent's clock.", func(s *Snapshot, add sample) {
-			addTime(add, s.Time)
-		}},
-		{"certagent_start_timestamp_seconds", gauge, "When the agent was started.", func(s *Snapshot, add sample) {
-			addTime(add, s.Started)
-		}},
-		{"certagent_clock_credible", gauge, "Whether the agent believes its clock; if not, nothing is tried.", func(s *Snapshot, add sample) {
-			add(truth(!has(s.Problems, "clock-not-credible")))
-		}},
+		{"certagent_build_info", gauge, "Always 1; the label is the version of the program.",
+			func(s *Snapshot, add sample) { add(1, "version", s.Version) }},
+		{"certagent_snapshot_timestamp_seconds", gauge, "When all this was said, by the agent's clock.",
+			func(s *Snapshot, add sample) { addTime(add, s.Time) }},
+		{"certagent_start_timestamp_seconds", gauge, "When the agent was started.",
+			func(s *Snapshot, add sample) { addTime(add, s.Started) }},
+		{"certagent_clock_credible", gauge, "Whether the agent believes its clock; if not, nothing is tried.",
+			func(s *Snapshot, add sample) { add(truth(!has(s.Problems, "clock-not-credible"))) }},
 		{"certagent_problems", gauge, "Problems of the agent as a whole by code; severity notice changes no exit code.",
 			func(s *Snapshot, add sample) { addProblems(add, s.Problems) }},
 
-		ofCertificates("state", "Which state the certificate is in: 1 for that one, 0 for the others.", func(c *Certificate, add sample) {
-			for _, state := range []State{Valid, Due, Overdue, Expired, NotYetValid, Missing, KeyMismatch} {
-				add(truth(c.State == state), "state", string(state))
-			}
-		}),
-		ofCertificates("not_before_timestamp_seconds", "When the certificate begins to be valid.", func(c *Certificate, add sample) {
-			addTime(add, c.NotBefore)
-		}),
-		ofCertificates("not_after_timestamp_seconds", "When the certificate expires, or expired.", func(c *Certificate, add sample) {
-			addTime(add, c.NotAfter)
-		}),
-		ofCertificates("renew_at_timestamp_seconds", "When renewal is due: the threshold with this certificate's own spread.",
-			func(c *Certificate, add sample) { addTime(add, c.RenewAt) }),
-		ofCertificates("next_try_timestamp_seconds", "When the agent acts next.", func(c *Certificate, add sample) { addTime(add, c.NextTry) }),
-		ofCertificates("last_try_timestamp_seconds", "When the last attempt ended.", func(c *Certificate, add sample) { addTime(add, c.LastTry) }),
-		ofCertificates("last_success_timestamp_seconds", "When the last attempt ended that brought a certificate.",
-			func(c *Certificate, add sample) { addTime(add, c.LastSuccess) }),
-		ofCertificates("failures", "Failed attempts since the last success.", func(c *Certificate, add sample) { add(float64(c.Failures)) }),
-		ofCertificates("pending", "Whether a request waits for approval at the server.", func(c *Certificate, add sample) { add(truth(c.Pending)) }),
-		ofCertificates("generation", "The number of the live generation, 0 for none.", func(c *Certificate, add sample) { add(float64(c.Generation)) }),
-		ofCertificates("problems", "Problems of the certificate by code; severity notice changes no exit code.",
-			func(c *Certificate, add sample) { addProblems(add, c.Problems) }),
+		{"certagent_certificate_state", gauge, "Which state the certificate is in: 1 for that one, 0 for the others.",
+			certificates(func(c *Certificate, add sample) {
+				for _, state := range []State{Valid, Due, Overdue, Expired, NotYetValid, Missing, KeyMismatch} {
+					add(truth(c.State == state), "state", string(state))
+				}
+			})},
+		certificateTime("not_before", "When the certificate begins to be valid.",
+			func(c *Certificate) time.Time { return c.NotBefore }),
+		certificateTime("not_after", "When the certificate expires, or expired.",
+			func(c *Certificate) time.Time { return c.NotAfter }),
+		certificateTime("renew_at", "When renewal is due: the threshold with this certificate's own spread.",
+			func(c *Certificate) time.Time { return c.RenewAt }),
+		certificateTime("next_try", "When the agent acts next.",
+			func(c *Certificate) time.Time { return c.NextTry }),
+		certificateTime("last_try", "When the last attempt ended.",
+			func(c *Certificate) time.Time { return c.LastTry }),
+		certificateTime("last_success", "When the last attempt ended that brought a certificate.",
+			func(c *Certificate) time.Time { return c.LastSuccess }),
+		certificateNumber("failures", "Failed attempts since the last success.",
+			func(c *Certificate) float64 { return float64(c.Failures) }),
+		certificateNumber("pending", "Whether a request waits for approval at the server.",
+			func(c *Certificate) float64 { return truth(c.Pending) }),
+		certificateNumber("generation", "The number of the live generation, 0 for none.",
+			func(c *Certificate) float64 { return float64(c.Generation) }),
+		{"certagent_certificate_problems", gauge, "Problems of the certificate by code; severity notice changes no exit code.",
+			certificates(func(c *Certificate, add sample) { addProblems(add, c.Problems) })},
 
 		{"certagent_attempts_total", counter, "Attempts since the agent was started, by result and error class.",
-			eachCertificate(func(c *Certificate, add sample) {
+			certificates(func(c *Certificate, add sample) {
 				for _, a := range c.Attempts {
 					add(float64(a.Count), "result", a.Result, "class", a.Class)
 				}
 			})},
 		{"certagent_output_state", gauge, "Which state an output is in: 1 for that one, 0 for the others.",
-			eachCertificate(func(c *Certificate, add sample) {
+			certificates(func(c *Certificate, add sample) {
 				for _, o := range c.Outputs {
 					addStep(add, o.State, "path", o.Path)
 				}
 			})},
 		{"certagent_hook_state", gauge, "Which state a hook is in: 1 for that one, 0 for the others.",
-			eachCertificate(func(c *Certificate, add sample) {
+			certificates(func(c *Certificate, add sample) {
 				for i, h := range c.Hooks {
 					addStep(add, h.State, "number", strconv.Itoa(i+1), "hook", program(h.Hook))
 				}
 			})},
 
-		ofServers("cas", "How many CA certificates of the server are known.", func(v *Server, add sample) { add(float64(v.CAs)) }),
-		ofServers("fetched_timestamp_seconds", "When they were last fetched.", func(v *Server, add sample) { addTime(add, v.Fetched) }),
-		ofServers("next_refresh_timestamp_seconds", "When they are fetched again, if no renewal does so before.",
-			func(v *Server, add sample) { addTime(add, v.NextRefresh) }),
-		ofServers("refresh_failures", "Failed tries to fetch them again since the last success.",
-			func(v *Server, add sample) { add(float64(v.Failures)) }),
+		{"certagent_server_cas", gauge, "How many CA certificates of the server are known.",
+			servers(func(v *Server, add sample) { add(float64(v.CAs)) })},
+		{"certagent_server_fetched_timestamp_seconds", gauge, "When they were last fetched.",
+			servers(func(v *Server, add sample) { addTime(add, v.Fetched) })},
+		{"certagent_server_next_refresh_timestamp_seconds", gauge, "When they are fetched again, if no renewal does so before.",
+			servers(func(v *Server, add sample) { addTime(add, v.NextRefresh) })},
+		{"certagent_server_refresh_failures", gauge, "Failed tries to fetch them again since the last success.",
+			servers(func(v *Server, add sample) { add(float64(v.Failures)) })},
 	}
 }
 
-// ofCertificates is a gauge that each certificate has.
-func ofCertificates(name, help string, f func(c *Certificate, add sample)) metric {
-	return metric{"certagent_certificate_" + name, "gauge", help, eachCertificate(f)}
-}
-
-// eachCertificate has f add the samples of each certificate; the id comes before its labels.
-func eachCertificate(f func(c *Certificate, add sample)) func(*Snapshot, sample) {
+// certificates has f add the samples of each certificate; the id comes before its labels.
+func certificates(f func(c *Certificate, add sample)) func(*Snapshot, sample) {
 	return func(s *Snapshot, add sample) {
 		for i := range s.Certificates {
-			c := &s.Certificates[i]
-			if c.State == Unmanaged {
-				continue
+			if c := &s.Certificates[i]; c.State != Unmanaged {
+				f(c, func(value float64, labels ...string) { add(value, append([]string{"id", c.ID}, labels...)...) })
 			}
-			f(c, func(value float64, labels ...string) { add(value, append([]string{"id", c.ID}, labels...)...) })
 		}
 	}
 }
 
-// ofServers is a gauge that each server has.
-func ofServers(name, help string, f func(v *Server, add sample)) metric {
-	return metric{"certagent_server_" + name, "gauge", help, func(s *Snapshot, add sample) {
+// certificateTime is a time that each certificate may have.
+func certificateTime(name, help string, of func(*Certificate) time.Time) metric {
+	return metric{"certagent_certificate_" + name + "_timestamp_seconds", "gauge", help,
+		certificates(func(c *Certificate, add sample) { addTime(add, of(c)) })}
+}
+
+// certificateNumber is a number that each certificate has.
+func certificateNumber(name, help string, of func(*Certificate) float64) metric {
+	return metric{"certagent_certificate_" + name, "gauge", help,
+		certificates(func(c *Certificate, add sample) { add(of(c)) })}
+}
+
+// servers has f add the samples of each server; the url comes before its labels.
+func servers(f func(v *Server, add sample)) func(*Snapshot, sample) {
+	return func(s *Snapshot, add sample) {
 		for i := range s.Servers {
 			v := &s.Servers[i]
 			f(v, func(value float64, labels ...string) { add(value, append([]string{"url", v.URL}, labels...)...) })
 		}
-	}}
+	}
 }
 
 // addTime adds a time in seconds since 1970; one that is zero is not known.

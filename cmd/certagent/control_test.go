@@ -339,6 +339,13 @@ func TestStuckControlClients(t *testing.T) {
 	g.stop()
 }
 
+// socketClient speaks HTTP at the control socket.
+func (g *gateway) socketClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", g.path("run", "control.sock"))
+	}}}
+}
+
 // TestTheAPIByHand follows docs/control-api.md with nothing but HTTP.
 func TestTheAPIByHand(t *testing.T) {
 	t.Parallel()
@@ -351,9 +358,7 @@ func TestTheAPIByHand(t *testing.T) {
 	g.configure(served(s))
 	g.start()
 	g.next("mqtt", nil)
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", g.path("run", "control.sock"))
-	}}}
+	client := g.socketClient()
 	examples := regexp.MustCompile("(?ms)^    (GET|POST) (/\\S+)$(?:\n    ([{].*?)$)?").FindAllStringSubmatch(string(page), -1)
 	if len(examples) < 5 {
 		t.Fatalf("docs/control-api.md has %d examples", len(examples))
