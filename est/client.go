@@ -91,6 +91,7 @@ type Client struct {
 	redirectOrigins []string // of Options.RedirectHosts
 
 	conn        *conn // the connection kept between requests; nil if there is none
+	newest      *conn // the last that was dialled, for Contact; nil if there is none
 	connections int   // TLS connections opened so far
 	closed      bool
 

@@ -21,6 +21,7 @@ type conn struct {
 	origin string     // of the server it leads to, as originOf says
 	hosts  []string   // by which that server was judged: the configured one, then those of redirects
 
+	unresolved bool                // the name of the server, or of its proxy, was not found
 	proxy      *ProxyError         // why the proxy does not connect us; nil where it does, and without one
 	reached    bool                // the TCP connection stands, through the proxy if there is one
 	secured    bool                // the TLS handshake, as far as we see it, is done
@@ -39,6 +40,7 @@ type conn struct {
 // returned with an error as well, and then tells how far it came.
 func (c *Client) dial(ctx context.Context, r *request) (*conn, error) {
 	k := &conn{origin: originOf(r.target), hosts: r.hosts}
+	c.newest = k
 	return k, c.connect(ctx, k, r, c.tlsConfig(k, r.certificate))
 }
 
@@ -51,6 +53,7 @@ func (c *Client) connect(ctx context.Context, k *conn, r *request, settings *tls
 			tcp, err := c.dialer.DialContext(ctx, network, address)
 			k.reached = err == nil
 			k.proxy, _ = errors.AsType[*ProxyError](err)
+			_, k.unresolved = errors.AsType[*net.DNSError](err)
 			if err != nil {
 				return nil, err
 			}
