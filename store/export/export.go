@@ -99,6 +99,18 @@ func (w Writer) Apply(s Set, marks map[string]Mark) []Result {
 	return results(files)
 }
 
+// Preflight says why an output could not be written where it is to go, as Result.Err does: for want of a safe directory, or of
+// its owner or group. It does not look at what is there, and writes nothing. What only the agent itself can find out, such as
+// a right that it lacks, it finds out where it is run as the agent.
+func (w Writer) Preflight(o Output) error {
+	f := w.file(o)
+	if err := w.place(f); err != nil {
+		return err
+	}
+	_, err := w.perm(o)
+	return err
+}
+
 // Sweep removes what an Apply that died half-way left of outputs with these paths, for outputs that are none any more; the
 // files at the paths themselves stay. It gives the paths of which nothing is left, among them those whose directory is gone.
 func (w Writer) Sweep(paths []string) (clean []string) {
