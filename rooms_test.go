@@ -38,6 +38,9 @@ var rooms = map[string][]string{
 		"renew", "store", "store/durable", "store/keys", "store/export", "est", "agent/config", "agent/hook", "agent/status",
 		"agent/control",
 	},
+	"agent/check": {
+		"agent", "est", "agent/config", "agent/hook", "agent/status", "store", "store/durable", "store/export",
+	},
 	"cmd/certagent":        {anything},
 	"cmd/certagent-testca": {"est/esttest"},
 	"packaging/man":        {}, // for tests: no program imports it

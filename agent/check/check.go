@@ -1,0 +1,445 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"certagent/agent"
+	"certagent/agent/config"
+	"certagent/agent/hook"
+	"certagent/agent/status"
+	"certagent/store"
+)
+
+// Options are what is looked at, and how.
+type Options struct {
+	// File is the configuration file. Config is what it says, or what loaded last where ConfigError says why it does not
+	// load; nil where there is neither.
+	File        string
+	Config      *config.Config
+	ConfigError error
+	StateDir    string
+	// Store is open for reading; nil where StoreError says why not (fs.ErrNotExist: an agent has never run).
+	Store      *store.Store
+	StoreError error
+	// Snapshot is what status shows; Asked tells that a running agent said it.
+	Snapshot status.Snapshot
+	Asked    bool
+	User     User // that the agent works as
+	Version  string
+	Built    time.Time
+	Host     agent.Host
+	Now      time.Time // in the zone in which dates are shown
+	// Offline asks no server. Timeout bounds all that is asked of others, in whatever order; more than 0.
+	Offline bool
+	Timeout time.Duration
+	// HandedOver tells that this process has the systemd credentials of the agent's unit (systemd.exec(5)).
+	HandedOver bool
+	// Progress, if not nil, is told how many of all the probes have ended. One call at a time.
+	Progress func(ended, all int)
+}
+
+// probes are Options with what was read of credentials and clock.
+type probes struct {
+	Options
+	clock agent.ClockLook
+	look  agent.Inspection
+}
+
+// job is one probe with what it is about, should it not end in time.
+type job struct {
+	id, subject string
+	run         func(context.Context) []*Result
+}
+
+// Run looks at everything. Probes run side by side; it returns when all have ended, and shortly after Options.Timeout at the
+// latest: what hangs by then (a network file system) is a failed result, and its goroutine ends when that does.
+func Run(ctx context.Context, o Options) Report {
+	cause := fmt.Errorf("nothing more came within %v, which is all the time there is", o.Timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, cause)
+	defer cancel()
+	p := &probes{Options: o}
+	p.look = agent.Inspect(agent.SurveyOptions{
+		Config: o.Config, Store: o.Store, Version: o.Version, Built: o.Built, Host: o.Host, Now: o.Now,
+	})
+	p.clock = p.look.Clock
+	r := Report{Schema: Schema, Time: o.Now, Version: o.Version, Config: o.File, StateDir: o.StateDir}
+	r.assemble(collect(ctx, o.Timeout, p.jobs(), o.Progress))
+	return r
+}
+
+// grace is what a probe that obeys its context may take to say so.
+const grace = 2 * time.Second
+
+// collect runs jobs side by side and gathers their results.
+func collect(ctx context.Context, timeout time.Duration, jobs []job, progress func(ended, all int)) []*Result {
+	type outcome struct {
+		job     int
+		results []*Result
+	}
+	outcomes := make(chan outcome, len(jobs)) // so that one that comes too late ends as well
+	for i, j := range jobs {
+		go func() { outcomes <- outcome{i, j.run(ctx)} }()
+	}
+	late := time.NewTimer(timeout + grace)
+	defer late.Stop()
+	open := make(map[int]bool, len(jobs))
+	for i := range jobs {
+		open[i] = true
+	}
+	all := make([][]*Result, len(jobs))
+	for len(open) > 0 {
+		if progress != nil {
+			progress(len(jobs)-len(open), len(jobs))
+		}
+		select {
+		case o := <-outcomes:
+			all[o.job] = o.results
+			delete(open, o.job)
+		case <-late.C:
+			for i := range open {
+				all[i] = []*Result{failed(jobs[i].id, jobs[i].subject, fmt.Sprintf("it did not answer within %v", timeout),
+					"find out what hangs: a network file system or a disk, perhaps")}
+			}
+			return slices.Concat(all...)
+		}
+	}
+	if progress != nil {
+		progress(len(jobs), len(jobs))
+	}
+	return slices.Concat(all...)
+}
+
+// each bounds one request so that there is time left for what follows it.
+func (p *probes) each(configured time.Duration) time.Duration {
+	return min(cmp.Or(configured, time.Minute), p.Timeout*2/3)
+}
+
+// jobs are all the probes.
+func (p *probes) jobs() []job {
+	var all []job
+	add := func(id, subject string, run func(context.Context) []*Result) {
+		all = append(all, job{id, subject, run})
+	}
+	local := func(id, subject string, run func() []*Result) {
+		add(id, subject, func(context.Context) []*Result { return run() })
+	}
+	local("config-valid", p.File, p.configuration)
+	local("agent-user", "", func() []*Result { return []*Result{p.user(), p.running()} })
+	for i := range p.Snapshot.Problems {
+		problem := &p.Snapshot.Problems[i]
+		told := []string{"clock-not-credible", "build-date", "config-invalid", "control-socket"} // by checks of their own
+		if !slices.Contains(told, problem.Code) {
+			local("agent-problem", "", func() []*Result { return []*Result{problemOf("agent-problem", "", problem)} })
+		}
+	}
+	local("state-permissions", p.StateDir, p.state)
+	for i := range p.Snapshot.Certificates {
+		c := &p.Snapshot.Certificates[i]
+		add("certificate-expiry", c.ID, func(context.Context) []*Result { return p.certificate(c, p.look.Live[c.ID]) })
+	}
+	local("clock-credible", "", func() []*Result { return clock(p.clock) })
+	if p.Config == nil {
+		return all
+	}
+	for _, f := range p.Config.Files {
+		local("config-permissions", f, func() []*Result { return []*Result{p.configFile(f)} })
+	}
+	named := p.Config.NamedFiles()
+	for i := range named {
+		if f := &named[i]; !f.Config {
+			local("file-readable", f.Path, func() []*Result { return p.namedFile(f) })
+		}
+	}
+	for i := range p.look.Anchors {
+		a := &p.look.Anchors[i]
+		local("anchor-readable", a.File, func() []*Result { return p.anchors(a) })
+	}
+	for i := range p.look.Credentials {
+		k := &p.look.Credentials[i]
+		local("credential-key-match", k.Files.Cert, func() []*Result { return p.credential(k) })
+	}
+	for i := range p.look.Passwords {
+		l := &p.look.Passwords[i]
+		local("password-readable", l.File, func() []*Result { return []*Result{p.password(l)} })
+	}
+	for i := range p.look.Servers {
+		s := &p.look.Servers[i]
+		add(idTCP, s.URL.String(), func(ctx context.Context) []*Result { return p.server(ctx, s) })
+	}
+	for i := range p.Config.Certificates {
+		p.certificateJobs(&p.Config.Certificates[i], add)
+	}
+	if s := p.Config.Provisioning.Source; s == "dps" || s == "aws" {
+		local("onboarding-endpoint", s, func() []*Result {
+			return []*Result{skipped("onboarding-endpoint", s, "this version does not tell the cloud about the certificate")}
+		})
+	}
+	return all
+}
+
+// certificateJobs are the probes of what belongs to one certificate: key, outputs, hooks.
+func (p *probes) certificateJobs(c *config.Certificate, add func(id, subject string, run func(context.Context) []*Result)) {
+	said := &status.Certificate{}
+	for i := range p.Snapshot.Certificates {
+		if s := &p.Snapshot.Certificates[i]; s.ID == c.ID {
+			said = s
+		}
+	}
+	if live := p.look.Live[c.ID]; live != nil {
+		key := live.File("key.pem")
+		add("key-permissions", key, func(context.Context) []*Result { return []*Result{p.key(key, c.Group)} })
+	}
+	for i := range c.Outputs {
+		o := &c.Outputs[i]
+		state := stateOf(said.Outputs, func(s *status.Output) bool { return s.Path == o.Path })
+		add("output-place", o.Path, func(context.Context) []*Result { return p.output(o, state, said) })
+	}
+	hooks := hook.List(c.OnRenew.Exec, c.OnRenew.Reload, c.OnRenew.Restart, c.OnRenew.Timeout)
+	for i := range hooks {
+		h := &hooks[i]
+		state := stateOf(said.Hooks, func(s *status.Hook) bool { return s.Hook == h.String() })
+		subject := c.ID + ": " + shorten(h.String(), 200)
+		add("hook-state", subject, func(ctx context.Context) []*Result { return p.hookOf(ctx, h, subject, state, said) })
+	}
+}
+
+// configuration judges what loading the configuration gave.
+func (p *probes) configuration() []*Result {
+	const id = "config-valid"
+	var all []*Result
+	mistakes, is := errors.AsType[config.Errors](p.ConfigError)
+	switch {
+	case is:
+		for _, m := range mistakes {
+			text := m.Text
+			if m.Key != "" {
+				text = m.Key + ": " + text
+			}
+			all = append(all, failed(id, m.Place.String(), text, m.Hint))
+		}
+	case p.ConfigError != nil:
+		hint := "correct it; certagent config check says when it is right"
+		if errors.Is(p.ConfigError, fs.ErrNotExist) {
+			hint = "write it (examples/ has some), or name another with --config"
+		} else if errors.Is(p.ConfigError, fs.ErrPermission) {
+			hint = "run this as root or as the agent's user"
+		}
+		all = append(all, failed(id, p.File, p.ConfigError.Error(), hint))
+	default:
+		all = append(all, ok(id, p.File, counted(len(p.Config.Certificates), "certificate")))
+	}
+	if p.Config == nil || p.ConfigError != nil {
+		return all
+	}
+	var unbuilt []string // onboarding-endpoint tells
+	for i := range p.Config.Certificates {
+		for _, q := range p.Config.Certificates[i].Problems {
+			if q.Code == "onboarding-not-built" {
+				unbuilt = append(unbuilt, q.Text)
+			}
+		}
+	}
+	for i := range p.Config.Warnings {
+		w := &p.Config.Warnings[i]
+		if slices.Contains(unbuilt, w.Text) {
+			continue
+		}
+		text := w.Text
+		if w.Key != "" {
+			text = w.Key + ": " + text
+		}
+		all = append(all, warning("config-warning", w.Place.String(), text, w.Hint))
+	}
+	return all
+}
+
+// configFile judges a file of the configuration.
+func (p *probes) configFile(path string) *Result {
+	const id = "config-permissions"
+	w, err := look(path)
+	if r := p.User.readable(id, path, w, err); r.Verdict != OK {
+		return r
+	}
+	if r := p.User.protected(id, path, w, p.safe(path, w)); r.Verdict != OK {
+		return r
+	}
+	secret := stateOf(p.Config.NamedFiles(), func(f *config.NamedFile) bool { return f.Config && f.Path == path })
+	if secret != nil && w.End.Mode&0o004 != 0 {
+		return warning(id, path, fmt.Sprintf("everybody may read %s, which holds a password", w.End), "chmod o= "+path)
+	}
+	return ok(id, path, fmt.Sprintf("user %s can read it, and only %s can change it", p.User.Name, p.User.trusted()))
+}
+
+// safe judges the directories that a path leads through, and those behind a link at its end.
+func (p *probes) safe(path string, w Way) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	if err := p.User.safePlace(abs); err != nil || w.End.Path == abs {
+		return err
+	}
+	return p.User.safePlace(w.End.Path)
+}
+
+// namedFile judges a file that the configuration names.
+func (p *probes) namedFile(f *config.NamedFile) []*Result {
+	w, err := look(f.Path)
+	r := p.User.readable("file-readable", f.Path, w, err)
+	if r.Verdict == Failed && errors.Is(err, fs.ErrNotExist) {
+		r.Text += " (" + f.Key + " at " + f.Place.String() + ")"
+	}
+	all := []*Result{r}
+	if err != nil {
+		return all
+	}
+	if f.Secret {
+		all = append(all, p.User.private("file-private", f.Path, w))
+	}
+	return append(all, p.User.protected("file-protected", f.Path, w, p.safe(f.Path, w)))
+}
+
+// user says whom everything is judged for.
+func (p *probes) user() *Result {
+	var groups []string
+	for _, gid := range p.User.GIDs {
+		groups = append(groups, groupName(gid))
+	}
+	slices.Sort(groups)
+	return ok("agent-user", "", fmt.Sprintf("user %s (uid %d), in %s", p.User.Name, p.User.UID, listed("group", slices.Compact(groups))))
+}
+
+func listed(noun string, names []string) string {
+	text := noun
+	if len(names) != 1 {
+		text += "s"
+	}
+	for i, n := range names {
+		if i > 0 {
+			text += ","
+		}
+		text += " " + n
+	}
+	return text
+}
+
+// running judges whether an agent runs and answers.
+func (p *probes) running() *Result {
+	const id = "agent-running"
+	silent := stateOf(p.Snapshot.Problems, func(q *status.Problem) bool { return q.Code == "control-socket" })
+	switch {
+	case p.Asked && p.Snapshot.Version != p.Version:
+		return warning(id, "", fmt.Sprintf("an agent of version %s runs, and this program is %s", p.Snapshot.Version, p.Version),
+			"restart it: systemctl restart certagent")
+	case p.Asked && p.invalid() != nil:
+		return problemOf(id, "", p.invalid())
+	case p.Asked:
+		return ok(id, "", fmt.Sprintf("it answers, and has since %s", p.Snapshot.Started.In(p.Now.Location()).Format(time.DateTime)))
+	case silent != nil:
+		return problemOf(id, "", silent)
+	case p.Snapshot.Running:
+		return warning(id, "", "an agent runs, and was not asked", "its log says why (journalctl -u certagent)")
+	}
+	return warning(id, "", "no agent runs", "start it: systemctl start certagent, or certagent run")
+}
+
+// invalid is what the agent says of a configuration that it does not take; nil if it takes it.
+func (p *probes) invalid() *status.Problem {
+	return stateOf(p.Snapshot.Problems, func(q *status.Problem) bool { return q.Code == "config-invalid" })
+}
+
+// state judges the state directory.
+func (p *probes) state() []*Result {
+	const id, space = "state-permissions", "state-space"
+	if r, is := unseen(id, p.StateDir, p.StoreError); is {
+		return []*Result{r}
+	}
+	switch {
+	case errors.Is(p.StoreError, fs.ErrNotExist):
+		return []*Result{skipped(id, p.StateDir, "there is none yet: the agent makes it when it starts")}
+	case p.StoreError != nil:
+		return []*Result{failed(id, p.StateDir, p.StoreError.Error(), "it must belong to the user that the agent runs as")}
+	}
+	if err := p.Store.Safe(); err != nil {
+		return []*Result{failed(id, p.StateDir, err.Error(), "look at the state directory's owner and mode")}
+	}
+	w, err := look(p.Store.Dir())
+	if err != nil {
+		return []*Result{failed(id, p.StateDir, err.Error(), "")}
+	}
+	r, blocked := p.User.entered(id, p.StateDir, w)
+	switch {
+	case blocked:
+	case !p.User.may(w.End, Write) || !p.User.may(w.End, Enter):
+		r = failed(id, p.StateDir, fmt.Sprintf("user %s may not write in %s", p.User.Name, w.End),
+			fmt.Sprintf("chown -R %s %s", p.User.Name, p.StateDir))
+	default:
+		r = ok(id, p.StateDir, fmt.Sprintf("user %s can write in it, and nobody else", p.User.Name))
+		if who := p.User.others(w.End, Write, -1); who != "" {
+			r = failed(id, p.StateDir, fmt.Sprintf("%s may write %s", who, w.End), "chmod go-w "+p.StateDir)
+		}
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(p.Store.Dir(), &s); err != nil {
+		return []*Result{r, skipped(space, p.StateDir, fmt.Sprintf("find free space: %v", err))}
+	}
+	return []*Result{r, spaceOf(space, p.StateDir, room{
+		bytes: uint64(s.Bavail) * uint64(s.Bsize), inodes: s.Ffree, counted: s.Files > 0, readOnly: s.Flags&unix.ST_RDONLY != 0,
+	})}
+}
+
+// room is what is left on a file system.
+type room struct {
+	bytes, inodes uint64
+	counted       bool // inodes are
+	readOnly      bool
+}
+
+// spaceOf judges it: one generation and what surrounds its making are some 64 KiB in 20 files.
+func spaceOf(id, subject string, left room) *Result {
+	const little, files = 1 << 20, 100
+	switch {
+	case left.readOnly:
+		return failed(id, subject, "its file system is mounted read-only", "mount -o remount,rw, and find out why it was")
+	case left.bytes < little/16:
+		return failed(id, subject, fmt.Sprintf("its file system has %d bytes left", left.bytes), "make room: nothing can be renewed")
+	case left.counted && left.inodes < files/5:
+		return failed(id, subject, fmt.Sprintf("its file system has room for %d files", left.inodes), "remove some: nothing can be renewed")
+	case left.bytes < little || left.counted && left.inodes < files:
+		return warning(id, subject, fmt.Sprintf("its file system has %d KiB left", left.bytes>>10), "make room before a renewal finds none")
+	}
+	return ok(id, subject, fmt.Sprintf("there is room (%d MiB)", left.bytes>>20))
+}
+
+// key judges the file of a live private key.
+func (p *probes) key(path, group string) *Result {
+	const id = "key-permissions"
+	w, err := look(path)
+	if r, is := unseen(id, path, err); is {
+		return r
+	}
+	if err != nil {
+		return failed(id, path, err.Error(), "nothing by hand: the agent has it issued anew")
+	}
+	gid := -1
+	if group != "" {
+		gid = groupID(group)
+	}
+	if who := p.User.others(w.End, Read|Write, gid); who != "" {
+		return failed(id, path, fmt.Sprintf("%s may read or write %s", who, w.End),
+			"chmod 0600 "+path+", and have a new key: certagent renew --new-key")
+	}
+	if !p.User.may(w.End, Read) {
+		return failed(id, path, fmt.Sprintf("user %s may not read %s", p.User.Name, w.End), "chown "+p.User.Name+" "+path)
+	}
+	return ok(id, path, w.End.Mode.String()+" "+w.End.Owners)
+}
