@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,12 +35,27 @@ const picturesPatience = time.Minute
 func TestPictures(t *testing.T) {
 	t.Parallel()
 	g := newPictured(t)
-	for name, command := range map[string][]string{
-		"status": {"status"},
+	for _, p := range []struct {
+		name    string
+		command []string
+		from    string // the first line that is drawn; what is above depends on the machine that draws
+	}{
+		{"status", []string{"status"}, ""},
+		{"check", []string{"check", "web"}, "EST servers"},
 	} {
-		file := filepath.Join("docs/pictures", name+".svg")
-		lines := onTerminal(t, g.command(command...))
-		picture := drawTerminal(append(typed("certagent "+strings.Join(command, " ")), g.steady(t, lines)...))
+		file := filepath.Join("docs/pictures", p.name+".svg")
+		lines := onTerminal(t, g.command(p.command...))
+		begin := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(plain([]string{line}), p.from) })
+		if begin < 0 {
+			t.Fatalf("%v shows no %q:\n%s", p.command, p.from, plain(lines))
+		}
+		shown := typed("certagent " + strings.Join(p.command, " "))
+		if begin > 0 {
+			shown = append(shown, "⋮")
+			// So does the last line, with the numbers of all checks.
+			lines = lines[begin : len(lines)-2]
+		}
+		picture := drawTerminal(append(shown, g.steady(t, lines)...))
 		if *update {
 			if err := os.WriteFile(file, picture, 0o644); err != nil {
 				t.Error(err)
@@ -302,8 +318,8 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) []string {
 		}
 	}
 	_ = cmd.Wait() // its exit code is about the certificates
-	if stderr.Len() > 0 {
-		t.Fatalf("%v: %s", cmd.Args, &stderr)
+	if text := stderr.String(); text != "" {
+		t.Fatalf("%v: %s", cmd.Args, text)
 	}
 	return strings.Split(strings.TrimRight(strings.ReplaceAll(shown.String(), "\r\n", "\n"), "\n"), "\n")
 }

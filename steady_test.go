@@ -14,7 +14,8 @@ var pictureTime = time.Date(2026, 3, 17, 9, 41, 0, 0, time.UTC)
 
 var (
 	// A time as status shows it: how far it is away, and the clock or the calendar.
-	awayPattern = regexp.MustCompile(`(in )?(\d+) (years?|days?|hours?|minutes?|seconds?)( ago)?( +)\((\d{4}-\d\d-\d\d \d\d:\d\d|\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d)\)`)
+	awayPattern = regexp.MustCompile(`(in )?(\d+) (years?|days?|hours?|minutes?|seconds?)( ago)?( +)\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d|\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d)\)`)
+	aloneIn     = regexp.MustCompile(`\bin \d+ (minutes|seconds)`)
 	aloneAgo    = regexp.MustCompile(`\b\d+ seconds? ago`)
 	processID   = regexp.MustCompile(`\bprocess \d+`)
 	tookPattern = regexp.MustCompile(`\b\d+(\.\d+)? ?ms\b`)
@@ -37,6 +38,7 @@ func (g *pictured) steady(t *testing.T, lines []string) (steady []string) {
 	for _, line := range lines {
 		line = places.Replace(line)
 		line = awayPattern.ReplaceAllStringFunc(line, stand)
+		line = aloneIn.ReplaceAllString(line, "in 4 minutes")
 		line = aloneAgo.ReplaceAllString(line, "2 seconds ago")
 		line = processID.ReplaceAllString(line, "process 611")
 		line = tookPattern.ReplaceAllString(line, "12 ms")
@@ -69,6 +71,8 @@ func stand(text string) string {
 	switch len(m[6]) {
 	case len(time.DateOnly):
 		layout = time.DateOnly
+	case len(time.DateTime):
+		layout = time.DateTime
 	case len("2006-01-02 15:04"):
 		layout = "2006-01-02 15:04"
 	}

@@ -89,9 +89,6 @@ func parses(line string) error {
 	if err := c.ParseFlags(rest); err != nil {
 		return err
 	}
-	if c == root && slices.Equal(c.Flags().Args(), []string{"check"}) {
-		return nil // it comes with this version
-	}
 	if c.HasSubCommands() && len(c.Flags().Args()) > 0 {
 		return fmt.Errorf("%s has no command %s", c.CommandPath(), c.Flags().Args()[0])
 	}
