@@ -93,6 +93,8 @@ type Client struct {
 	conn        *conn // the connection kept between requests; nil if there is none
 	newest      *conn // the last that was dialled, for Contact; nil if there is none
 	connections int   // TLS connections opened so far
+	statuses    []int // of the answers so far, see Traffic
+	meter       meter
 	closed      bool
 
 	secrets      []string // what of Login was sent, in the forms an answer could quote

@@ -57,7 +57,7 @@ func (c *Client) connect(ctx context.Context, k *conn, r *request, settings *tls
 			if err != nil {
 				return nil, err
 			}
-			k.tcp = &quietConn{Conn: tcp}
+			k.tcp = &quietConn{Conn: tcp, meter: &c.meter}
 			return k.tcp, nil
 		},
 		TLSClientConfig:        settings,

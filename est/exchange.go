@@ -194,6 +194,7 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 		return nil, c.broken(ctx, limited, r, k, began.Load(), err)
 	}
 	k.answered = true
+	c.noteStatus(response.StatusCode)
 	if k.offered {
 		c.certificateTaken = k.origin
 	}

@@ -11,6 +11,7 @@ import (
 // made before net/http has seen it.
 type quietConn struct {
 	net.Conn
+	meter *meter
 
 	mu    sync.Mutex    // guards what follows
 	quiet bool          // a Read waits for the network, or there is nothing more to read for ever
@@ -21,8 +22,15 @@ func (c *quietConn) Read(p []byte) (int, error) {
 	c.set(true) // who has something left does not read on
 	n, err := c.Conn.Read(p)
 	if n > 0 {
+		c.meter.received.Add(int64(n))
 		c.set(false)
 	}
+	return n, err
+}
+
+func (c *quietConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.meter.sent.Add(int64(n))
 	return n, err
 }
 
