@@ -228,7 +228,7 @@ func (k *keeper) adopt(p Pair, replace bool) (control.Imported, error) {
 	}
 	k.retry, k.ordered = adopted(k.retry, a.o.Now()), false
 	k.readLive()
-	a.o.Log.Info().Str("certificate", k.id).Int("generation", g.Number).Str("serial", g.Serial()).Strs("warnings", warnings).
+	a.o.Log.Info().Str("event", "import").Str("certificate", k.id).Int("generation", g.Number).Str("serial", g.Serial()).Strs("warnings", warnings).
 		Msg("certificate imported")
 	return control.Imported{Generation: g.Number, Directory: g.Dir, Warnings: warnings}, nil
 }

@@ -45,6 +45,9 @@ type Options struct {
 	Version string
 	Built   time.Time
 
+	// Loaded is told of each configuration that has come into force in the place of Config; default: nobody.
+	Loaded func(*config.Config)
+
 	// Notify tells the service manager (sd_notify(3)); default: nobody.
 	Notify func(state string)
 	// Watchdog is how often the service manager wants to hear of the Agent; 0 means it does not.
@@ -143,6 +146,9 @@ func New(o Options) (*Agent, error) {
 	if o.Config == nil || o.Store == nil || o.Load == nil {
 		return nil, errors.New("make an agent: Config, Load and Store are needed")
 	}
+	if o.Loaded == nil {
+		o.Loaded = func(*config.Config) {}
+	}
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
@@ -191,10 +197,14 @@ func New(o Options) (*Agent, error) {
 	}
 	a.authorities = newAuthorities(a)
 	a.setConfigError(o.ConfigError)
+	if o.ConfigError != nil {
+		a.notLoaded(o.ConfigError, "configuration not loaded; running on the last good one")
+	}
+	a.warn(o.Config.Warnings)
 	known, err := o.Store.Clock()
 	if err != nil {
 		// The build date is still a floor, and what corroborates the time next is written again.
-		o.Log.Warn().Err(err).Msg("the newest corroborated time could not be read")
+		o.Log.Warn().Str("event", "disk").Err(err).Msg("the newest corroborated time could not be read")
 	}
 	a.clock = newClock(&a.o, known, !o.Config.Clock.Check)
 	stamp := stampOf(o.Config.Files)
@@ -233,8 +243,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	tasks.Go(func() { a.authorities.run(ctx) }) // ends with ctx
 	go a.watchOutputs(ctx)                      // ends with ctx, unless a file system hangs
 	go a.sweep(a.vanished)                      // ends when it has looked, unless a file system hangs
-	a.o.Log.Info().Int("certificates", len(a.o.Config.Certificates)).Str("state_dir", a.o.Store.Dir()).
-		Str("version", a.o.Version).Msg("agent started")
+	a.present(a.o.Log.Info().Str("event", "start")).Msg("agent started")
 	a.openSocket(ctx, &tasks)
 	go a.keepTextfile(ctx)                   // ends with ctx, unless a file system hangs
 	tasks.Go(func() { a.keepListener(ctx) }) // ends with ctx
@@ -272,9 +281,23 @@ func (a *Agent) Run(ctx context.Context) error {
 		done := make(chan struct{})
 		go func() { tasks.Wait(); close(done) }()
 		a.stopAll(done)
-		a.o.Log.Info().Msg("agent stopped")
+		z := a.present(a.o.Log.Info().Str("event", "stop"))
+		elapsed(z, "ran_seconds", a.o.Now().Sub(a.started))
+		z.Msg("agent stopped")
 		return nil
 	}
+}
+
+// present says which program runs, and on what.
+func (a *Agent) present(z *zerolog.Event) *zerolog.Event {
+	a.mu.Lock()
+	cfg := a.cfg
+	a.mu.Unlock()
+	z.Str("version", a.o.Version)
+	when(z, "built", a.o.Built)
+	text(z, "configuration", cfg.File)
+	list(z, "files", cfg.Files)
+	return z.Str("state_dir", a.o.Store.Dir()).Int("certificates", len(cfg.Certificates))
 }
 
 // statusPause is the least time between two lines of status: to describe a thousand certificates takes a while, and when
@@ -328,14 +351,14 @@ func (a *Agent) stopAll(tasks <-chan struct{}) {
 		select {
 		case <-r.done:
 		case <-grace.C:
-			a.o.Log.Warn().Str("certificate", id).Msg("an attempt or a delivery did not end in time and is abandoned; it is made again at the next start")
+			a.o.Log.Warn().Str("event", "stuck").Str("certificate", id).Msg("an attempt or a delivery did not end in time and is abandoned; it is made again at the next start")
 			return
 		}
 	}
 	select {
 	case <-tasks:
 	case <-grace.C:
-		a.o.Log.Warn().Msg("the refresh of CA certificates did not end in time and is abandoned")
+		a.o.Log.Warn().Str("event", "stuck").Msg("the refresh of CA certificates did not end in time and is abandoned")
 	}
 }
 
@@ -343,7 +366,7 @@ func (a *Agent) stopAll(tasks <-chan struct{}) {
 func (a *Agent) RenewAll() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.o.Log.Info().Int("certificates", len(a.keepers)).Msg("renewal of every certificate is forced")
+	a.o.Log.Info().Str("event", "order").Int("certificates", len(a.keepers)).Msg("renewal of every certificate is forced")
 	for _, k := range a.keepers {
 		send(k.force, struct{}{})
 	}
@@ -382,7 +405,7 @@ func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
 
 // crashed shows that a keeper's goroutine came to a bad end; all else that is known of its certificate stands.
 func (a *Agent) crashed(k *keeper, err error) {
-	a.o.Log.Error().Str("certificate", k.id).Err(err).Msg("keeper crashed; it starts again in a minute")
+	a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(err).Msg("keeper crashed; it starts again in a minute")
 	a.mu.Lock()
 	v := a.views[k.id].view
 	a.mu.Unlock()

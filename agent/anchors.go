@@ -71,8 +71,9 @@ func (a *Agent) anchorsFor(
 	if err != nil {
 		return by, storeFailure("keep the trust anchor taken by its fingerprint", err)
 	}
-	a.o.Log.Info().Str("server", server.String()).Strs("anchors", namesOf(by.anchors, nil)).
-		Msg("trust anchor taken by its fingerprint")
+	z := a.o.Log.Info().Str("event", "trust").Str("server", server.String())
+	list(z, "added", namesOf(by.anchors, nil))
+	z.Msg("trust anchor taken by its fingerprint")
 	return by, nil
 }
 

@@ -25,6 +25,7 @@ type Enroller interface {
 	CACerts(ctx context.Context) ([]*x509.Certificate, error)
 	ServerKeygen(ctx context.Context, csr []byte, want est.Want, unwrap crypto.Decrypter) (*est.Issued, error)
 	Known() est.Known
+	Traffic() est.Traffic
 	HangUp()
 	Close()
 }
@@ -44,6 +45,9 @@ type order struct {
 	early     bool // before the threshold, for the sake of the spread
 	// asBefore: a changed request was not granted; renew what there is, so that something goes on living.
 	asBefore bool
+	// attempt counts the tries since the last success, this one too; before is what was live when it was made, for the log.
+	attempt int
+	before  *store.Generation
 	// served is called when the attempt needs its server no more.
 	served func()
 }
@@ -68,7 +72,8 @@ func (a *Agent) run(ctx context.Context, o order, e *event) (*store.Generation, 
 		return nil, err
 	}
 	op, server := a.operation(o, id, &want)
-	e.Identity, e.Operation, e.Server = string(id.name), op, server.String()
+	e.Identity = string(id.name)
+	e.asks(server, op)
 	s, err := a.open(ctx, o, e, est.Options{
 		URL: server, Certificate: id.cert, Identity: id.label, Login: login, Fresh: fresh(o),
 		RedirectHosts: o.cert.RedirectHosts, LinkIdentity: o.cert.LinkIdentity,
@@ -153,7 +158,8 @@ func (a *Agent) userAgent() string { return "certagent/" + a.o.Version }
 // key says so to everybody whom it tells its certificates.
 func (s *session) close() {
 	s.client.Close()
-	if err := s.agent.saveLearned(s.options.URL.String(), s.options.Known, s.client.Known(), s.by); err != nil {
+	s.e.Traffic = s.client.Traffic()
+	if _, err := s.agent.saveLearned(s.options.URL.String(), s.options.Known, s.client.Known(), s.by); err != nil {
 		// The next attempt fetches it again.
 		s.e.Warnings = append(s.e.Warnings, fmt.Sprintf("store what was learned of the server: %v", err))
 	}
@@ -182,6 +188,8 @@ func (s *session) exchange(ctx context.Context, op string, id identity, want des
 	if s.agent.o.Now().Sub(before) > maxIdle { // a key took its time
 		s.client.HangUp()
 	}
+	s.e.Key = string(p.Key.Algorithm())
+	s.e.NewKey = s.o.live == nil || !keys.Equal(p.Key.Public(), s.o.live.Key.Public())
 	issued, err := s.send(ctx, op, id, p, want.template)
 	if errors.Is(err, est.ErrPending) && p.Accepted.IsZero() {
 		p.Accepted = s.agent.o.Now()
@@ -236,7 +244,6 @@ func (a *Agent) commit(
 	if id.name == identitySelf && o.reason == reasonThreshold {
 		a.clock.renewed(o.live.Leaf.NotBefore)
 	}
-	e.PasswordSent, e.Connections = issued.PasswordSent, issued.Connections
 	e.Warnings = append(e.Warnings, issued.Warnings...)
 	perm, problem := keyPerm(o.cert)
 	if problem != nil {
@@ -256,6 +263,7 @@ func (a *Agent) commit(
 			return nil, err
 		}
 		issue.Key, issue.Meta.KeyEncrypted = key, want.template.DecryptKey != nil
+		e.Key, e.NewKey = string(key.Algorithm()), true
 		if kind := want.recorded.Key; kind != "" && kind != string(key.Algorithm()) {
 			w := fmt.Sprintf("the server made a key of kind %s, not %s", key.Algorithm(), kind)
 			e.Warnings, issue.Meta.Warnings = append(e.Warnings, w), append(issue.Meta.Warnings, w)

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"certagent/est"
 	"certagent/renew"
 	"certagent/store"
@@ -26,9 +28,9 @@ type authorities struct {
 
 // refreshed is how a try to fetch a server's CA certificates ended.
 type refreshed struct {
-	server  server
-	started time.Time
-	err     error
+	server server
+	event  *refreshEvent
+	err    error
 }
 
 func newAuthorities(a *Agent) *authorities {
@@ -44,7 +46,7 @@ func (h *authorities) kicked() { send(h.kick, struct{}{}) }
 func (h *authorities) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if crashed := guard(func() { h.loop(ctx) }); crashed != nil {
-			h.agent.o.Log.Error().Err(crashed).Msg("the refresh of CA certificates crashed; it starts again in a minute")
+			h.agent.o.Log.Error().Str("event", "crash").Err(crashed).Msg("the refresh of CA certificates crashed; it starts again in a minute")
 			h.rest(ctx, time.Minute)
 		}
 	}
@@ -110,11 +112,12 @@ func (h *authorities) held(u *url.URL) time.Time {
 func (h *authorities) start(ctx context.Context, s server) {
 	h.running = true
 	go func() {
-		r := refreshed{server: s, started: h.agent.o.Now()}
+		r := refreshed{server: s, event: &refreshEvent{Started: h.agent.o.Now()}}
+		r.event.asks(s.url)
 		// It is no hurry, and yet must have its turn where attempts at that server go on failing.
-		if r.err = h.agent.attempts.wait(ctx, s.url.Host, r.started.Add(refreshAtLeast)); r.err == nil {
+		if r.err = h.agent.attempts.wait(ctx, s.url.Host, r.event.Started.Add(refreshAtLeast)); r.err == nil {
 			defer h.agent.attempts.done(s.url.Host)
-			if crashed := guard(func() { r.err = h.agent.refresh(ctx, s) }); crashed != nil {
+			if crashed := guard(func() { r.err = h.agent.refresh(ctx, s, r.event) }); crashed != nil {
 				r.err = crashed
 			}
 		}
@@ -139,10 +142,16 @@ func (h *authorities) once(ctx context.Context) {
 func (h *authorities) finish(r refreshed) {
 	h.running = false
 	a, name, now := h.agent, r.server.url.String(), h.agent.o.Now()
-	took := now.Sub(r.started).Seconds()
+	e := r.event
+	e.Ended = now
 	if r.err == nil {
 		h.notBefore[name] = now.Add(refreshAtLeast)
-		a.o.Log.Info().Str("operation", opCACerts).Str("server", name).Float64("took_seconds", took).Msg("CA certificates fetched")
+		level := zerolog.DebugLevel // most of the time there is nothing new
+		if e.Changed {
+			level = zerolog.InfoLevel
+		}
+		e.Result = resultFetched
+		a.o.Log.WithLevel(level).EmbedObject(e).Msg("CA certificates fetched")
 		return
 	}
 	v := judge(r.err)
@@ -151,30 +160,34 @@ func (h *authorities) finish(r refreshed) {
 	}
 	var state store.Refresh
 	draw := a.o.Rand()
+	wait, _ := renew.CapRetryAfter(v.retryAfter, false)
+	var delay time.Duration
 	fail := func(t store.Trust) store.Trust {
-		wait, _ := renew.CapRetryAfter(v.retryAfter, false)
 		state = store.Refresh{Failures: t.Refresh.Failures + 1, LastTry: now, LastError: clip(r.err.Error())}
-		state.NextTry = now.Add(max(wait, refreshDelay(state.Failures, draw, lastsFor(t, now))))
+		delay = refreshDelay(state.Failures, draw, lastsFor(t, now))
+		state.NextTry = now.Add(max(wait, delay))
 		t.Refresh = state
 		return t
 	}
 	if err := a.o.Store.UpdateTrust(name, fail); err != nil {
 		fail(store.Trust{})
-		a.o.Log.Error().Str("server", name).Err(err).Msg("a failed refresh of CA certificates not recorded; a restart would forget it")
+		a.o.Log.Error().Str("event", "disk").Str("server", name).Err(err).
+			Msg("a failed refresh of CA certificates not recorded; a restart would forget it")
 	}
 	h.notBefore[name] = state.NextTry
-	a.o.Log.Warn().Str("operation", opCACerts).Str("server", name).Float64("took_seconds", took).Str("class", v.class).
-		Int("failures", state.Failures).Time("next_try", state.NextTry.UTC()).Err(r.err).Msg("CA certificates not fetched")
+	e.Result, e.Class, e.Error, e.Hint = resultFailed, v.class, r.err.Error(), v.problem.Hint
+	e.Failures, e.NextTry, e.NextWhy = state.Failures, state.NextTry, whyNext(wait > delay)
+	a.o.Log.Warn().EmbedObject(e).Msg("CA certificates not fetched")
 }
 
 const opCACerts = "cacerts"
 
 // refresh fetches the CA certificates of a server and stores them. It shows the server one of the certificates that are
 // renewed there, if one can log in; a server that does not take that is asked once more without. A password is never given.
-func (a *Agent) refresh(ctx context.Context, s server) error {
+func (a *Agent) refresh(ctx context.Context, s server, e *refreshEvent) error {
 	stored, err := a.o.Store.Trust(s.url.String())
 	if err != nil {
-		a.o.Log.Warn().Str("server", s.url.String()).Err(err).Msg("stored CA certificates not read; they are fetched anew")
+		a.o.Log.Warn().Str("event", "disk").Str("server", s.url.String()).Err(err).Msg("stored CA certificates not read; they are fetched anew")
 	}
 	by, unmet, _, err := configuredAnchors(&s.cert, stored)
 	if err != nil {
@@ -188,26 +201,31 @@ func (a *Agent) refresh(ctx context.Context, s server) error {
 	if s.login != nil {
 		own := s.login.TLS()
 		options.Certificate, options.Identity = &own, "certificate "+s.cert.ID
+		e.Identity = identitySelf
 	}
-	err = a.fetch(ctx, options, by)
-	if e, ok := errors.AsType[*est.Error](err); ok && options.Certificate != nil && e.Class == est.ErrUnauthorized {
+	err = a.fetch(ctx, options, by, e)
+	if refused, ok := errors.AsType[*est.Error](err); ok && options.Certificate != nil && refused.Class == est.ErrUnauthorized {
 		options.Certificate, options.Identity = nil, ""
-		err = a.fetch(ctx, options, by)
+		e.Identity = identityNone
+		err = a.fetch(ctx, options, by, e)
 	}
 	return err
 }
 
 // fetch asks for /cacerts and stores the answer.
-func (a *Agent) fetch(ctx context.Context, o est.Options, by anchoring) error {
+func (a *Agent) fetch(ctx context.Context, o est.Options, by anchoring, e *refreshEvent) error {
 	client, err := a.o.Dial(o)
 	if err != nil {
 		return configurationFailure("est-client", err, "")
 	}
-	defer client.Close()
+	defer func() {
+		client.Close()
+		e.add(client.Traffic())
+	}()
 	if _, err := client.CACerts(ctx); err != nil {
 		return err
 	}
-	if err := a.saveLearned(o.URL.String(), o.Known, client.Known(), by); err != nil {
+	if e.Changed, err = a.saveLearned(o.URL.String(), o.Known, client.Known(), by); err != nil {
 		return storeFailure("store CA certificates", err)
 	}
 	return nil

@@ -49,9 +49,9 @@ func (c *clock) judge() (credible bool, why string) {
 	if credible == c.warned {
 		c.warned = !credible
 		if credible {
-			c.o.Log.Info().Msg("the clock is credible again")
+			c.o.Log.Info().Str("event", "clock").Msg("the clock is credible again")
 		} else {
-			c.o.Log.Warn().Str("why", why).Msg("the clock is not credible; nothing is tried until it is")
+			c.o.Log.Warn().Str("event", "clock").Str("why", why).Msg("the clock is not credible; nothing is tried until it is")
 		}
 	}
 	return credible, why
@@ -104,7 +104,7 @@ func (c *clock) observe(at time.Time, synced bool) {
 	}
 	c.rule = next
 	if err := c.o.Store.SaveClock(store.Clock{Mark: next.Mark, Refuted: next.Refuted}); err != nil {
-		c.o.Log.Warn().Err(err).Msg("the newest corroborated time could not be written")
+		c.o.Log.Warn().Str("event", "disk").Err(err).Msg("the newest corroborated time could not be written")
 	}
 }
 

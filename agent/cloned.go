@@ -54,7 +54,7 @@ func (k *keeper) noticeClone() {
 	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced), k.retry.Reissue == string(reasonNewKey):
 		k.retry = afresh(k.retry)
 		k.retry.Reissue = string(reasonCloned)
-		k.agent.o.Log.Warn().Str("certificate", k.id).
+		k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).
 			Msg("certificate was issued to another device, of which this disk is a copy; it will be issued anew, with a new key")
 	default:
 		k.retry.Reissue = string(reasonCloned)

@@ -136,7 +136,7 @@ func (k *keeper) readDelivery() error {
 		return err
 	}
 	if err != nil {
-		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("delivery state not read; everything is delivered again")
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).Msg("delivery state not read; everything is delivered again")
 	}
 	c.state, c.unread = d, 0
 	return nil
@@ -230,7 +230,7 @@ func (k *keeper) recordOutputs(l *handed, now time.Time) {
 			c.event.Written = append(c.event.Written, o.Path)
 		}
 		if o.State != store.StepOK {
-			c.event.fail(o.Path, o.Error)
+			c.event.fail(o.Path, outputProblem(*o), o.Error, c.state.Failures+1)
 		}
 	}
 	c.lookout.Store(l.lookout)
@@ -281,7 +281,7 @@ func (k *keeper) recordHook(h *store.DeliveredHook, r hook.Result, now time.Time
 		h.Class, h.Hint = f.Class.Error(), f.Hint
 	}
 	h.NextTry = now.Add(deliveryDelay(h.Tries, k.agent.o.Rand()))
-	e.fail(h.Hook, h.Error)
+	e.fail(h.Hook, "hook-failed", h.Error, h.Tries)
 }
 
 // endDelivery logs a delivery: once, when there is nothing more to do now.
@@ -314,7 +314,7 @@ func (k *keeper) saveDelivery() {
 	}
 	err := k.stored.SaveDelivery(c.state)
 	if err != nil && (c.saveErr == nil || c.saveErr.Error() != err.Error()) {
-		k.agent.o.Log.Error().Str("certificate", k.id).Err(err).Msg("delivery state not written; a restart would deliver again")
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).Msg("delivery state not written; a restart would deliver again")
 	}
 	c.saveErr = err
 }

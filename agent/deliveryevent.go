@@ -14,34 +14,42 @@ type deliveryEvent struct {
 	Written     []string // paths of the outputs that were replaced
 	Told        []string // hooks that were run, whatever came of it
 	Failed      []string // outputs and hooks
-	Errors      []string // theirs
+	Problems    []string // their codes
+	Errors      []string // what is wrong with each
+	Failures    int      // of whatever of it failed most often in a row
 	Waiting     int      // hooks that are still to be run, or to be run again
 	Started     time.Time
 	Ended       time.Time
 	NextTry     time.Time
 }
 
-func (e *deliveryEvent) fail(what, why string) {
-	e.Failed, e.Errors = append(e.Failed, what), append(e.Errors, why)
+func (e *deliveryEvent) fail(what, code, why string, failures int) {
+	e.Failed, e.Problems, e.Errors = append(e.Failed, what), append(e.Problems, code), append(e.Errors, why)
+	e.Failures = max(e.Failures, failures)
+}
+
+func (e *deliveryEvent) result() string {
+	if len(e.Failed) > 0 {
+		return resultFailed
+	}
+	return resultDelivered
 }
 
 // MarshalZerologObject writes the documented fields; durations carry their unit in the name.
 func (e *deliveryEvent) MarshalZerologObject(z *zerolog.Event) {
-	z.Str("certificate", e.Certificate).Int("generation", e.Generation).Str("reason", e.Reason)
-	some := func(name string, list []string) {
-		if len(list) > 0 {
-			z.Strs(name, list)
-		}
+	z.Str("event", "delivery").Str("certificate", e.Certificate).Str("result", e.result()).Str("reason", e.Reason).
+		Int("generation", e.Generation)
+	elapsed(z, "took_seconds", e.Ended.Sub(e.Started))
+	list(z, "outputs_written", e.Written)
+	list(z, "hooks_run", e.Told)
+	list(z, "failed", e.Failed)
+	list(z, "problems", e.Problems)
+	list(z, "errors", e.Errors)
+	if e.Failures > 0 {
+		z.Int("failures", e.Failures)
 	}
-	some("outputs_written", e.Written)
-	some("hooks_run", e.Told)
-	some("failed", e.Failed)
-	some("errors", e.Errors)
 	if e.Waiting > 0 {
 		z.Int("hooks_waiting", e.Waiting)
 	}
-	z.Float64("took_seconds", e.Ended.Sub(e.Started).Seconds())
-	if !e.NextTry.IsZero() {
-		z.Time("next_try", e.NextTry.UTC())
-	}
+	next(z, e.NextTry, nextBackOff)
 }

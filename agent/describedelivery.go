@@ -47,11 +47,7 @@ func describeDelivery(s *status.Certificate, v view) {
 		})
 		if o.State == store.StepFailed {
 			missing = append(missing, o.Path)
-			p := Problem{Code: "output-failed", Text: o.Error, Since: o.Since}
-			if o.Refused {
-				p = Problem{Code: "output-refused", Text: o.Error, Hint: o.Hint, Since: o.Since}
-			}
-			s.Problems = append(s.Problems, p)
+			s.Problems = append(s.Problems, Problem{Code: outputProblem(o), Text: o.Error, Hint: o.Hint, Since: o.Since})
 		}
 	}
 	if held > 0 && len(missing) > 0 {
@@ -63,6 +59,14 @@ func describeDelivery(s *status.Certificate, v view) {
 	if len(missing) > 0 {
 		s.OutputsNextTry = d.NextTry
 	}
+}
+
+// outputProblem is the code of an output that failed.
+func outputProblem(o store.DeliveredOutput) string {
+	if o.Refused {
+		return "output-refused"
+	}
+	return "output-failed"
 }
 
 // lastLine is the end of what a hook wrote, as part of a sentence.

@@ -1,63 +1,127 @@
 package agent
 
 import (
+	"errors"
+	"net/url"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"certagent/est"
 	"certagent/store"
 )
+
+// Every line of the log has a field "event" that says what it is about, for machines: a message may be worded otherwise one
+// day. docs/logging.md lists the events with their fields, and a test compares it with what a running agent logs.
 
 // event is one attempt to enrol or renew: it is filled in along the way and becomes one log line, which status and metrics
 // are made from too, so that the three cannot disagree.
 type event struct {
-	Certificate  string
-	Reason       string
-	Identity     string
-	PasswordSent bool
-	Operation    string
-	Server       string
-	Connections  int
-	Warnings     []string
-	Problems     []Problem // found on the way; they outlast a success
-	changes      bool      // it asked for another name, key or usage than the live generation has
-	Started      time.Time
-	Ended        time.Time
-	Generation   *store.Generation // on success
-	Class        string            // of the error, "" on success
-	Failures     int
-	NextTry      time.Time
+	Certificate string
+	Reason      string
+	Attempt     int // since the last success, from 1; of a change that is not granted, since it was first asked for
+	Identity    string
+	Operation   string
+	Server      string
+	Path        string // of the URL that was asked last
+	base        *url.URL
+	Key         string // the kind of key that was asked for
+	NewKey      bool
+	Traffic     est.Traffic
+	Warnings    []string
+	Problems    []Problem // found on the way; they outlast a success
+	changes     bool      // it asked for another name, key or usage than the live generation has
+	Started     time.Time
+	Ended       time.Time
+	Previous    *store.Generation // that was live when it began
+	Generation  *store.Generation // on success
+	Result      string
+	Class       string // of the error, "" on success
+	Error       string
+	Hint        string
+	Failures    int
+	NextTry     time.Time
+	NextWhy     string
 }
+
+// How an attempt, a delivery, a refresh or a reload ended, as logs and metrics name it.
+const (
+	resultIssued    = "issued"
+	resultPending   = "pending" // the server took the request and has not decided
+	resultNotYet    = "not-yet" // not granted before the threshold, which is no failure
+	resultFailed    = "failed"
+	resultDelivered = "delivered"
+	resultFetched   = "fetched"
+	resultLoaded    = "loaded"
+)
+
+// Why the next try comes when it does, as logs name it.
+const (
+	nextThreshold  = "threshold"
+	nextBackOff    = "back-off"
+	nextRetryAfter = "retry-after"
+	nextApproval   = "approval"
+)
 
 // login names who logged in: the identity, and the password where the server asked for it as well.
 func (e *event) login() string {
-	if e.PasswordSent && e.Identity != string(identityPassword) {
+	if e.Traffic.PasswordSent && e.Identity != string(identityPassword) {
 		return e.Identity + "+password"
 	}
 	return e.Identity
 }
 
+// asks notes which operation of which server is asked.
+func (e *event) asks(server *url.URL, op string) {
+	e.Operation, e.Server, e.base = op, server.String(), server
+	e.Path = server.JoinPath(op).EscapedPath()
+}
+
+// failed notes what an attempt failed of.
+func (e *event) failed(err error, v verdict) {
+	e.Result, e.Class, e.Error, e.Hint = resultFailed, v.class, err.Error(), v.problem.Hint
+	if at, ok := errors.AsType[*est.Error](err); ok && e.base != nil {
+		e.Path = e.base.JoinPath(at.Op).EscapedPath() // /cacerts and /csrattrs are asked on the way
+	}
+}
+
 // MarshalZerologObject writes the documented fields; durations carry their unit in the name.
 func (e *event) MarshalZerologObject(z *zerolog.Event) {
-	z.Str("certificate", e.Certificate).Str("reason", e.Reason)
-	if e.Identity != "" {
-		z.Str("identity", e.login())
+	z.Str("event", "attempt").Str("certificate", e.Certificate).Str("result", e.Result).Str("reason", e.Reason).Int("attempt", e.Attempt)
+	text(z, "operation", e.Operation)
+	text(z, "identity", e.login())
+	text(z, "server", e.Server)
+	text(z, "path", e.Path)
+	if e.Key != "" {
+		z.Str("key", e.Key).Bool("new_key", e.NewKey)
 	}
-	if e.Operation != "" {
-		z.Str("operation", e.Operation).Str("server", e.Server)
-	}
-	z.Float64("took_seconds", e.Ended.Sub(e.Started).Seconds())
+	elapsed(z, "took_seconds", e.Ended.Sub(e.Started))
+	traffic(z, e.Traffic)
 	if g := e.Generation; g != nil {
-		z.Int("generation", g.Number).Str("serial", g.Serial()).
-			Time("not_before", g.Leaf.NotBefore.UTC()).Time("not_after", g.Leaf.NotAfter.UTC()).Int("connections", e.Connections)
+		z.Int("generation", g.Number).Str("serial", g.Serial())
+		when(z, "not_before", g.Leaf.NotBefore)
+		when(z, "not_after", g.Leaf.NotAfter)
 	}
-	if e.Class != "" {
-		z.Str("class", e.Class).Int("failures", e.Failures)
+	if g := e.Previous; g != nil {
+		z.Int("previous_generation", g.Number).Str("previous_serial", g.Serial())
+		when(z, "previous_not_after", g.Leaf.NotAfter)
 	}
-	if !e.NextTry.IsZero() {
-		z.Time("next_try", e.NextTry.UTC())
+	text(z, "class", e.Class)
+	problemCodes(z, e.Problems)
+	text(z, "error", e.Error)
+	text(z, "hint", e.Hint)
+	if e.Failures > 0 {
+		z.Int("failures", e.Failures)
 	}
-	if len(e.Warnings) > 0 {
-		z.Strs("warnings", e.Warnings)
-	}
+	next(z, e.NextTry, e.NextWhy)
+	list(z, "warnings", e.Warnings)
+}
+
+// logPlan says why nothing happens, or what is about to: once for each plan, and for who asked for level debug alone.
+func (k *keeper) logPlan(d decision) {
+	z := k.agent.o.Log.Debug().Str("event", "plan").Str("certificate", k.id)
+	text(z, "reason", string(d.reason))
+	text(z, "why", d.why)
+	when(z, "next_try", d.at)
+	z.Msg("planned")
 }

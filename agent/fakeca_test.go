@@ -190,6 +190,8 @@ func (c *fakeClient) Close() {}
 
 func (c *fakeClient) Known() est.Known { return c.known }
 
+func (c *fakeClient) Traffic() est.Traffic { return est.Traffic{} }
+
 func (c *fakeClient) Attributes(context.Context) (*est.Attributes, error) {
 	c.ca.mu.Lock()
 	defer c.ca.mu.Unlock()

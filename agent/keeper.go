@@ -57,6 +57,7 @@ type keeper struct {
 	saveErr     error              // the retry state could not be written
 	ordered     bool               // see status.Certificate
 	why         string             // what the last look planned, for people
+	planned     time.Time          // and for when
 	attempts    []status.Attempts  // since the agent was started; shared with views: it never changes
 
 	courier courier
@@ -287,7 +288,8 @@ func (k *keeper) repair() error {
 	default:
 		// What the running attempt was about to make live is no older one.
 		if !k.running || restored.Number <= k.from {
-			k.agent.o.Log.Info().Str("certificate", k.id).Int("generation", restored.Number).Msg("an older generation serves meanwhile")
+			k.agent.o.Log.Info().Str("event", "loss").Str("certificate", k.id).Int("generation", restored.Number).
+				Msg("an older generation serves meanwhile")
 		}
 		k.readLive()
 	}
@@ -324,7 +326,7 @@ func (k *keeper) noticeLoss() {
 	if beyond := k.retry.Losses - lossesAtOnce; beyond > 0 {
 		k.retry.NextTry = now.Add(k.cfg.Policy.Delay(k.leaf(), beyond, k.agent.o.Rand(), now))
 	}
-	k.agent.o.Log.Warn().Str("certificate", k.id).AnErr("found", k.liveErr).Msg("certificate is gone or damaged; it will be issued anew")
+	k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).AnErr("found", k.liveErr).Msg("certificate is gone or damaged; it will be issued anew")
 }
 
 // checkPending drops the wait for an approval whose request is gone, or is not what is wanted any more.
@@ -399,7 +401,7 @@ func (k *keeper) start(ctx context.Context, d decision) {
 func (k *keeper) order(why reason) order {
 	o := order{
 		cert: k.request(why), stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
-		lastClass: k.retry.LastClass,
+		lastClass: k.retry.LastClass, attempt: k.retry.Failures + 1, before: k.live,
 	}
 	if o.live == nil {
 		o.cloned = k.live
@@ -412,7 +414,7 @@ func (k *keeper) order(why reason) order {
 	}
 	o.estLogin, o.estWhy = k.agent.estLogin(k.cfg)
 	if why == reasonDrift || why == reasonKeyDrift {
-		o.refusals = maps.Clone(k.retry.Drift.Refusals)
+		o.refusals, o.attempt = maps.Clone(k.retry.Drift.Refusals), k.retry.Drift.Failures+1
 	} else {
 		o.asBefore = k.retry.Drift.Failures > 0
 	}
@@ -451,7 +453,7 @@ func (o order) turn(now time.Time) (server string, by time.Time) {
 
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
 func (k *keeper) attempt(ctx context.Context, o order) (r result) {
-	e := &event{Certificate: k.id, Reason: string(o.reason), Started: k.agent.o.Now()}
+	e := &event{Certificate: k.id, Reason: string(o.reason), Attempt: o.attempt, Previous: o.before, Started: k.agent.o.Now()}
 	r = result{event: e, early: o.early}
 	defer func() {
 		if p := recover(); p != nil {
@@ -501,6 +503,9 @@ func (k *keeper) publish(d decision, lookErr error) {
 			v.problems = append(v.problems, storeProblem(err))
 		}
 	}
-	v.ordered, v.attempts, k.why = k.ordered, k.attempts, d.why
+	if d.why != k.why || !d.at.Equal(k.planned) {
+		k.logPlan(d)
+	}
+	v.ordered, v.attempts, k.why, k.planned = k.ordered, k.attempts, d.why, d.at
 	k.agent.published(k, v)
 }

@@ -99,26 +99,28 @@ func fresh(o order) time.Duration {
 	return min(maxFresh, o.live.Leaf.NotAfter.Sub(o.live.Leaf.NotBefore)/10)
 }
 
-// saveLearned stores what an attempt learned of a server, and logs a change of its CA certificates.
-func (a *Agent) saveLearned(server string, before, after est.Known, by anchoring) error {
+// saveLearned stores what an attempt learned of a server, and logs and tells a change of its CA certificates.
+func (a *Agent) saveLearned(server string, before, after est.Known, by anchoring) (changed bool, err error) {
 	var was, is []*x509.Certificate
-	err := a.o.Store.UpdateTrust(server, func(t store.Trust) store.Trust {
+	err = a.o.Store.UpdateTrust(server, func(t store.Trust) store.Trust {
 		was = t.CAs
 		t = learn(t, before, after, by, a.o.Now())
 		is = t.CAs
 		return t
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	added, removed := namesOf(is, was), namesOf(was, is)
-	if len(added)+len(removed) > 0 {
-		a.o.Log.Info().Str("server", server).Strs("added", added).Strs("removed", removed).
-			Msg("the server's CA certificates changed")
+	if changed = len(added)+len(removed) > 0; changed {
+		z := a.o.Log.Info().Str("event", "trust").Str("server", server)
+		list(z, "added", added)
+		list(z, "removed", removed)
+		z.Msg("the server's CA certificates changed")
 		a.kickAll() // consumers may have to be told
 	}
 	a.authorities.kicked()
-	return nil
+	return changed, nil
 }
 
 // namesOf are the certificates of list that others does not have, for people.

@@ -100,7 +100,7 @@ func (k *keeper) renew(r control.Renewal) control.Renewed {
 	case r.Discard:
 		retry.Discard, retry.Reissue = true, string(reasonForced)
 	case !k.running && k.awaitsApproval(k.agent.o.Now()):
-		k.agent.o.Log.Warn().Str("certificate", k.id).Time("until", retry.PendingUntil.UTC()).
+		k.agent.o.Log.Warn().Str("event", "order").Str("certificate", k.id).Time("until", retry.PendingUntil.UTC()).
 			Msg("not forced: the request waits for approval at the server")
 		answer.Refused = "the request waits for approval at the server until " + retry.PendingUntil.Local().Format(time.DateTime)
 		answer.Hint = "approve it there, or have it dropped and a new one made with --discard"
@@ -154,6 +154,6 @@ func (k *keeper) discard() error {
 	k.retry.Discard = false
 	k.retry.PendingUntil, k.retry.NextTry, k.retry.RetryAfter = time.Time{}, time.Time{}, time.Time{}
 	k.save() // before there is another request, which is not to be dropped
-	k.agent.o.Log.Info().Str("certificate", k.id).Msg("pending request dropped, as was asked for")
+	k.agent.o.Log.Info().Str("event", "order").Str("certificate", k.id).Msg("pending request dropped, as was asked for")
 	return nil
 }

@@ -22,9 +22,6 @@ type result struct {
 	early      bool // it came before the threshold, for the sake of the spread
 }
 
-// maxErrorText bounds what is kept of an error: parts of it come from servers.
-const maxErrorText = 2000
-
 // pendingDefault is the wait before a request that the server took (202) is repeated, when the server did not say.
 const pendingDefault = 15 * time.Minute
 
@@ -46,7 +43,6 @@ func (k *keeper) finish(r *result) {
 		k.succeeded(r, now)
 		return
 	}
-	r.event.Class = v.class
 	k.failed(r, v, now)
 }
 
@@ -65,15 +61,27 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	}
 	k.ordered = k.retry.Reissue != ""
 	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
+	e.Result, e.NextTry, e.NextWhy = resultIssued, k.retry.RenewAt, nextThreshold
 	k.save()
 	k.attempts = counted(k.attempts, status.Issued, "")
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
 }
 
+// attemptLevel is how loud a failed attempt is: error is for what a person should look at. A server that cannot be reached
+// comes back by itself, and that is nobody's business until the certificate has expired over it.
+func attemptLevel(v verdict, expired bool) zerolog.Level {
+	switch {
+	case v.pending, v.class == "unavailable" && !expired:
+		return zerolog.WarnLevel
+	}
+	return zerolog.ErrorLevel
+}
+
 // failed turns the verdict into the next try.
 func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	e, retry, policy, draw := r.event, &k.retry, k.cfg.Policy, k.agent.o.Rand()
-	level, said, ended := zerolog.ErrorLevel, "certificate not issued", status.Failed
+	level, said := attemptLevel(v, k.live != nil && !now.Before(k.live.Leaf.NotAfter)), "certificate not issued"
+	e.failed(r.err, v)
 	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))
 	k.ordered = k.ordered && retry.Discard // what was asked for during the attempt has its own
 	retry.LastClass, retry.LastError, retry.PendingUntil = v.class, clip(r.err.Error()), time.Time{}
@@ -92,35 +100,50 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 			d.Refusals = count(d.Refusals, e.Identity)
 		}
 		if v.pending {
-			level, said, ended = zerolog.WarnLevel, "the changed request waits for approval", status.Waiting
+			e.Result, e.NextWhy, said = resultPending, nextApproval, "the changed request waits for approval"
 			wait = max(wait, pendingDefault)
 		} else {
 			wait = policy.Heed(k.leaf(), wait, draw, now)
 		}
-		d.NextTry = now.Add(max(wait, policy.Delay(k.leaf(), d.Failures, draw, now)))
-		e.Failures, e.NextTry = d.Failures, d.NextTry
+		delay := policy.Delay(k.leaf(), d.Failures, draw, now)
+		d.NextTry = now.Add(max(wait, delay))
+		e.Failures, e.NextTry, e.NextWhy = d.Failures, d.NextTry, cmp.Or(e.NextWhy, whyNext(wait > delay))
 	case v.pending:
-		level, said, ended = zerolog.WarnLevel, "certificate waits for approval", status.Waiting
+		said = "certificate waits for approval"
 		if wait == 0 {
 			wait = pendingDefault
 		}
 		retry.PendingUntil = now.Add(wait)
-		e.NextTry = retry.PendingUntil
+		e.Result, e.NextTry, e.NextWhy = resultPending, retry.PendingUntil, nextApproval
 	case r.early && v.refusal:
 		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
 		// failure: the threshold's turn comes.
-		level, said, ended = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes", status.Early
+		level, said = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes"
 		retry.SpreadRefused, retry.Problems = true, nil
+		e.Result, e.NextWhy = resultNotYet, nextThreshold
+		e.NextTry = policy.Plan(*k.leaf(), now).RenewAt
 	default:
 		keepTries(retry, policy.Failed(k.leaf(), triesOf(*retry), wait, draw, now))
 		if v.refusal {
 			retry.Refusals = count(retry.Refusals, e.Identity)
 		}
 		e.Failures, e.NextTry = retry.Failures, latest(retry.NextTry, retry.RetryAfter)
+		e.NextWhy = whyNext(retry.RetryAfter.After(retry.NextTry))
+	}
+	if e.Result != resultNotYet {
+		e.Problems = append(e.Problems, v.problem)
 	}
 	k.save()
-	k.attempts = counted(k.attempts, ended, v.class)
-	k.agent.o.Log.WithLevel(level).EmbedObject(e).Err(r.err).Msg(said)
+	k.attempts = counted(k.attempts, e.Result, v.class)
+	k.agent.o.Log.WithLevel(level).EmbedObject(e).Msg(said)
+}
+
+// whyNext tells what the server asked for from the back-off.
+func whyNext(asked bool) string {
+	if asked {
+		return nextRetryAfter
+	}
+	return nextBackOff
 }
 
 func earliest(a, b time.Time) time.Time {
@@ -144,13 +167,6 @@ func count(m map[string]int, name string) map[string]int {
 	}
 	m[name]++
 	return m
-}
-
-func clip(s string) string {
-	if len(s) > maxErrorText {
-		return s[:maxErrorText] + "…"
-	}
-	return s
 }
 
 // stored is problems as they are kept on disk, each with the time at which it was first noticed.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"certagent/agent/config"
 	"certagent/agent/control"
 )
 
@@ -41,11 +42,11 @@ func (a *Agent) reload(ctx context.Context) error {
 	}
 	a.setConfigError(err)
 	if err != nil {
-		a.o.Log.Error().Err(err).Msg("configuration not loaded; the last good one goes on")
+		a.notLoaded(err, "configuration not loaded; the last good one goes on")
 		return err
 	}
 	if err := a.o.Store.SaveLastGood(cfg.Merged); err != nil {
-		a.o.Log.Error().Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
+		a.o.Log.Error().Str("event", "disk").Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
 	}
 	a.clock.ignore(!cfg.Clock.Check)
 	wanted, stamp := map[string]bool{}, stampOf(cfg.Files)
@@ -60,7 +61,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		switch {
 		case !have:
 			if err := a.add(c, stamp); err != nil {
-				a.o.Log.Error().Err(err).Msg("certificate not taken into keeping")
+				a.o.Log.Error().Str("event", "disk").Err(err).Msg("certificate not taken into keeping")
 				continue
 			}
 			added = append(added, c.ID)
@@ -103,6 +104,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		}
 	}
 	a.mu.Unlock()
+	a.o.Loaded(cfg)
 	a.authorities.kicked()
 	grace := time.NewTimer(stopGrace)
 	defer grace.Stop()
@@ -113,16 +115,39 @@ func (a *Agent) reload(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-grace.C:
-			a.o.Log.Warn().Str("certificate", id).Msg("keeper does not end; its pending request is dropped at the next start")
+			a.o.Log.Warn().Str("event", "stuck").Str("certificate", id).Msg("keeper does not end; its pending request is dropped at the next start")
 			grace.Reset(0)
 		}
 	}
 	slices.Sort(removed)
-	a.o.Log.Info().Strs("added", added).Strs("changed", changed).Strs("removed", removed).Msg("configuration loaded")
-	for _, w := range cfg.Warnings {
-		a.o.Log.Warn().Msg(w.String())
-	}
+	z := a.o.Log.Info().Str("event", "reload").Str("result", resultLoaded)
+	text(z, "configuration", cfg.File)
+	list(z, "files", cfg.Files)
+	z.Int("certificates", len(cfg.Certificates))
+	list(z, "added", added)
+	list(z, "changed", changed)
+	list(z, "removed", removed)
+	z.Msg("configuration loaded")
+	a.warn(cfg.Warnings)
 	return nil
+}
+
+// notLoaded logs that the files of the configuration are wrong.
+func (a *Agent) notLoaded(err error, said string) {
+	z := a.o.Log.Error().Str("event", "reload").Str("result", resultFailed)
+	text(z, "configuration", a.o.Config.File)
+	text(z, "error", err.Error())
+	z.Msg(said)
+}
+
+// warn logs the warnings of a configuration that has come into force.
+func (a *Agent) warn(warnings []config.Warning) {
+	for _, w := range warnings {
+		z := a.o.Log.Warn().Str("event", "configuration")
+		text(z, "certificate", w.Certificate)
+		text(z, "warning", w.String())
+		z.Msg("the configuration has a doubtful entry")
+	}
 }
 
 // dropPending gives up the request of a certificate that left the configuration; its generations are kept.
@@ -132,7 +157,7 @@ func (a *Agent) dropPending(id string) {
 		err = c.DropPending()
 	}
 	if err != nil {
-		a.o.Log.Warn().Str("certificate", id).Err(err).Msg("pending request not dropped")
+		a.o.Log.Warn().Str("event", "disk").Str("certificate", id).Err(err).Msg("pending request not dropped")
 	}
 }
 
@@ -140,7 +165,7 @@ func (a *Agent) dropPending(id string) {
 func (a *Agent) dropVanished() {
 	ids, err := a.o.Store.IDs()
 	if err != nil {
-		a.o.Log.Warn().Err(err).Msg("certificates on disk not listed")
+		a.o.Log.Warn().Str("event", "disk").Err(err).Msg("certificates on disk not listed")
 	}
 	for _, id := range ids {
 		if a.keepers[id] != nil {

@@ -104,7 +104,7 @@ func (a *Agent) wakeSoon(p post) {
 
 // clockSet tells everybody that the wall clock, which says now, was set by that much.
 func (a *Agent) clockSet(now time.Time, by time.Duration) {
-	a.o.Log.Info().Time("now", now.UTC()).Float64("by_seconds", by.Seconds()).Msg("the clock was set")
+	a.o.Log.Info().Str("event", "clock").Time("now", now.UTC()).Float64("by_seconds", by.Seconds()).Msg("the clock was set")
 	for _, k := range a.allKeepers() {
 		send(k.reset, struct{}{})
 	}
@@ -174,9 +174,9 @@ func (a *Agent) keepPlace() {
 	a.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		a.o.Log.Error().Err(err).Msg("state directory cannot be used; looking again within a minute")
+		a.o.Log.Error().Str("event", "disk").Err(err).Msg("state directory cannot be used; looking again within a minute")
 	case err == nil && before != nil:
-		a.o.Log.Info().Msg("state directory can be used again")
+		a.o.Log.Info().Str("event", "disk").Msg("state directory can be used again")
 	}
 	if (err == nil) != (before == nil) {
 		send(a.changed, struct{}{})
@@ -192,7 +192,7 @@ func (a *Agent) keepLastGood() {
 		return // it was kept when it was loaded
 	}
 	if err := a.o.Store.SaveLastGood(doc); err != nil {
-		a.o.Log.Debug().Err(err).Msg("configuration not kept")
+		a.o.Log.Debug().Str("event", "disk").Err(err).Msg("configuration not kept")
 	}
 }
 
@@ -203,7 +203,7 @@ const busyAtMost = 10 * time.Second
 func (a *Agent) alive() bool {
 	for _, p := range a.posts() {
 		if busy := p.busyFor(); busy > busyAtMost {
-			a.o.Log.Error().Str("keeper", p.owner).Float64("busy_seconds", busy.Seconds()).Msg("keeper is stuck; the watchdog is not fed")
+			a.o.Log.Error().Str("event", "stuck").Str("keeper", p.owner).Float64("busy_seconds", busy.Seconds()).Msg("keeper is stuck; the watchdog is not fed")
 			return false
 		}
 	}

@@ -51,7 +51,7 @@ func NewServer(a Agent, log zerolog.Logger) *Server {
 		Handler:     s,
 		ReadTimeout: readWithin, IdleTimeout: idleWithin, MaxHeaderBytes: maxHeader,
 		WriteTimeout: max(MaxWait, changeWithin) + 2*writeWithin, // each answer has a shorter one, see answer
-		ErrorLog:     stdlog.New(log.With().Str("level", "error").Str("part", "control").Logger(), "", 0),
+		ErrorLog:     stdlog.New(log.With().Str("level", "error").Str("event", "socket").Logger(), "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, visitorKey{}, c)
 		},
@@ -193,7 +193,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, v.forbidden())
 		return
 	}
-	s.log.Info().Uint32("uid", v.peer.uid).Int32("pid", v.peer.pid).Str("path", r.URL.Path).Msg("asked over the control socket")
+	s.log.Info().Str("event", "order").Uint32("uid", v.peer.uid).Int32("pid", v.peer.pid).Str("path", r.URL.Path).Msg("asked over the control socket")
 	ctx, cancel := context.WithTimeout(r.Context(), changeWithin)
 	defer cancel()
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)

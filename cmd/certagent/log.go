@@ -1,23 +1,126 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
-	"time"
+	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"certagent/agent/config"
 )
 
-// newLog writes to stderr as [log] says: for people on a terminal, as JSON elsewhere.
-func newLog(c config.Log, stderr io.Writer) (zerolog.Logger, error) {
+// journalLog is where it goes when format is auto and stderr is the journal's; the configuration cannot ask for it.
+const (
+	autoLog    = "auto"
+	jsonLog    = "json"
+	consoleLog = "console"
+	journalLog = "journal"
+)
+
+// logging is the agent's log: it writes to stderr, or to the journal where that stands behind it, in the form that [log]
+// asks for. Its methods may be called from any goroutine. Nothing that becomes of a line is an error: a log that nobody can
+// write is no reason to stop.
+type logging struct {
+	stderr  io.Writer
+	own     string   // the form for auto
+	colours bool     // of the console form
+	journal *journal // nil unless stderr is the journal's
+
+	mu   sync.Mutex // guards what follows, and writing: one line at a time
+	form string
+}
+
+// newLogging finds out where stderr goes.
+func newLogging(stderr io.Writer) *logging {
+	l := &logging{stderr: stderr, own: jsonLog, form: jsonLog}
+	switch {
+	case isTerminal(stderr):
+		l.own, l.colours = consoleLog, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	case isJournal(stderr, os.Getenv("JOURNAL_STREAM")):
+		l.own, l.journal = journalLog, newJournal(journalSocket)
+	}
+	return l
+}
+
+// apply takes over what [log] says, for every line from now on. The level is the process's own: with zerolog's global level
+// a line that nobody wants costs nothing, whoever holds a copy of the logger.
+func (l *logging) apply(c config.Log) {
 	level, err := zerolog.ParseLevel(c.Level)
 	if err != nil {
-		return zerolog.Nop(), err
+		level = zerolog.InfoLevel // the configuration was checked
 	}
-	if c.Format == "console" || c.Format == "auto" && isTerminal(stderr) {
-		stderr = zerolog.ConsoleWriter{Out: stderr, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}
+	zerolog.SetGlobalLevel(level)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.form = c.Format; c.Format == autoLog {
+		l.form = l.own
 	}
-	return zerolog.New(stderr).Level(level).With().Timestamp().Logger(), nil
+}
+
+// logger writes to l.
+func (l *logging) logger() zerolog.Logger { return zerolog.New(l).With().Timestamp().Logger() }
+
+// Write implements io.Writer: line is one event, as zerolog makes it.
+func (l *logging) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := asciiJSON(line)
+	switch l.form {
+	case consoleLog:
+		if e, err := parseLogLine(line); err == nil {
+			out = e.console(l.colours)
+		}
+	case journalLog:
+		e, err := parseLogLine(line)
+		if err == nil && l.journal.send(e.native()) == nil {
+			return len(line), nil
+		}
+		// By way of stderr the journal takes no fields, but the priority in front (sd-daemon(3)).
+		out = fmt.Appendf(nil, "<%d>%s", e.priority(), out)
+	}
+	_, _ = l.stderr.Write(out)
+	return len(line), nil
+}
+
+// isJournal reports whether stream is the one that the journal reads: systemd says in JOURNAL_STREAM which device and inode
+// that has (systemd.exec(5)), since a program may have been given another stderr after that.
+func isJournal(stream any, says string) bool {
+	f, ok := stream.(*os.File)
+	if !ok || says == "" {
+		return false
+	}
+	var is unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &is) == nil && says == fmt.Sprintf("%d:%d", is.Dev, is.Ino)
+}
+
+// asciiJSON is a line of JSON in which everything that could move a terminal's cursor, colour it, or turn the direction of a text
+// is escaped: zerolog escapes no more than JSON must have.
+func asciiJSON(line []byte) []byte {
+	harmless := true
+	for _, b := range line {
+		harmless = harmless && b < 0x7f
+	}
+	if harmless {
+		return line
+	}
+	out := make([]byte, 0, len(line)+32)
+	for len(line) > 0 {
+		r, n := utf8.DecodeRune(line)
+		switch {
+		case r == '\n' || unicode.IsPrint(r) && r != utf8.RuneError:
+			out = append(out, line[:n]...)
+		case r > 0xffff:
+			r -= 0x10000
+			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		line = line[n:]
+	}
+	return out
 }

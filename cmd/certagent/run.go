@@ -14,7 +14,6 @@ import (
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"certagent/agent"
@@ -72,17 +71,10 @@ func (p *program) keep(ctx context.Context, once bool) error {
 		notify("STATUS=configuration is wrong: " + firstLine(err))
 		return badConfig(err)
 	}
-	log, err := newLog(cfg.Log, p.stderr)
-	if err != nil {
-		return misused(err)
-	}
-	if configErr != nil {
-		log.Error().Err(configErr).Msg("configuration not loaded; running on the last good one")
-	}
-	for _, w := range cfg.Warnings {
-		log.Warn().Msg(w.String())
-	}
-	a, s, err := p.open(cfg, configErr, log)
+	out := newLogging(p.stderr)
+	out.apply(cfg.Log)
+	log := out.logger()
+	a, s, err := p.open(cfg, configErr, out)
 	if err != nil {
 		notify("STATUS=" + firstLine(err))
 		return failed(err)
@@ -90,7 +82,7 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	defer s.Close()
 	if configErr == nil {
 		if err := s.SaveLastGood(cfg.Merged); err != nil {
-			log.Error().Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
+			log.Error().Str("event", "disk").Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
 		}
 	}
 	if once {
@@ -105,7 +97,7 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	go obey(ctx, signals, a)
 	go func() { // ends with ctx
 		if err := a.Watch(ctx); err != nil {
-			log.Warn().Err(err).Msg("directories are not watched; certificates are looked at once a minute, the configuration at SIGHUP")
+			log.Warn().Str("event", "watch").Err(err).Msg("directories are not watched; certificates are looked at once a minute, the configuration at SIGHUP")
 		}
 	}()
 	if err := a.Run(ctx); err != nil {
@@ -132,20 +124,21 @@ func obey(ctx context.Context, signals <-chan os.Signal, a *agent.Agent) {
 }
 
 // open opens the store and makes the agent of cfg.
-func (p *program) open(cfg *config.Config, configErr error, log zerolog.Logger) (*agent.Agent, *store.Store, error) {
-	h := host()
+func (p *program) open(cfg *config.Config, configErr error, out *logging) (*agent.Agent, *store.Store, error) {
+	h, log := host(), out.logger()
 	s, err := store.Open(cfg.StateDir, store.Options{MachineID: h.LastingID()})
 	if err != nil {
 		return nil, nil, badStateDir(err)
 	}
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		log.Warn().Err(err).Msg("watchdog not understood; it is not fed")
+		log.Warn().Str("event", "watch").Err(err).Msg("watchdog not understood; it is not fed")
 		watchdog = 0
 	}
 	a, err := agent.New(agent.Options{
 		Config: cfg, ConfigError: configErr, Load: p.load, Store: s, Log: log,
 		Version: version, Built: built(), Host: h, Notify: notify, Watchdog: watchdog,
+		Loaded:  func(c *config.Config) { out.apply(c.Log) },
 		Control: func(a *agent.Agent) agent.Control { return control.NewServer(a, log) },
 		Hooks:   hook.Runner{Self: []string{os.Args[0], hookExec}, As: hooksAs(s.Owner())},
 	})
