@@ -503,7 +503,7 @@ func (k *keeper) publish(d decision, lookErr error) {
 			v.problems = append(v.problems, storeProblem(err))
 		}
 	}
-	if d.why != k.why || !d.at.Equal(k.planned) {
+	if !d.attempt && (d.why != k.why || !d.at.Equal(k.planned)) {
 		k.logPlan(d)
 	}
 	v.ordered, v.attempts, k.why, k.planned = k.ordered, k.attempts, d.why, d.at
