@@ -134,8 +134,10 @@ func (c *Client) authorize(r *request) error {
 	}
 	r.authorization = authorization
 	for _, secret := range secrets {
-		if !slices.Contains(c.secrets, secret) {
-			c.secrets = append(c.secrets, secret)
+		for _, spelt := range spellings(secret) {
+			if !slices.Contains(c.secrets, spelt) {
+				c.secrets = append(c.secrets, spelt)
+			}
 		}
 	}
 	return nil

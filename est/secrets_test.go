@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"unicode"
@@ -113,4 +115,44 @@ func TestRefusedLoginIsNotSentAgain(t *testing.T) {
 	if sent != 1 {
 		t.Errorf("sent %d times over %v", sent, paths(s.log()))
 	}
+}
+
+// However an answer spells what it was sent, nothing of it is kept.
+func TestSpellingsOfALogin(t *testing.T) {
+	const password = `pass "ü&%+\<word>'`
+	for name, said := range map[string]string{
+		"as it is":                 password,
+		"a query":                  url.Values{"p": {password}}.Encode(),
+		"a path":                   url.PathEscape(password),
+		"JSON":                     fmt.Sprintf(`{"detail":%s}`, mustJSON(t, password)),
+		"a program's string":       fmt.Sprintf("%q", password),
+		"a program's ASCII string": fmt.Sprintf("%+q", password),
+		"hexadecimal":              fmt.Sprintf("%x", password),
+		"HEXADECIMAL":              fmt.Sprintf("%X", password),
+		"base64":                   base64.StdEncoding.EncodeToString([]byte(password)),
+		"base64 behind a byte":     base64.StdEncoding.EncodeToString([]byte("x" + password)),
+		"base64 in the midst":      base64.URLEncoding.EncodeToString([]byte("xx" + password + "yy")),
+		"a page":                   `<p>pass &#34;ü&amp;%+\&lt;word&gt;&#39;</p>`,
+	} {
+		kept := quote("you sent "+said, spellings(password), errorTextLimit)
+		// What is left of base64 is two characters at either end, which other bytes have their part in.
+		if !strings.Contains(kept, redacted) || len(kept) > len("you sent ")+len(redacted)+24 {
+			t.Errorf("%s: %q is kept as %q", name, said, kept)
+		}
+	}
+	if got := quote("a cat", spellings("at"), errorTextLimit); got != "a c"+redacted {
+		t.Errorf("of a short password: %q", got)
+	}
+	if got := quote("6174 YXQ=", spellings("at"), errorTextLimit); got != "6174 YXQ=" {
+		t.Errorf("what a short password is encoded to is found anywhere: %q", got)
+	}
+}
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
