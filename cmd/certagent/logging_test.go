@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -19,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"certagent/est/esttest"
 	"certagent/store"
@@ -415,4 +418,90 @@ func TestLoggingByAge(t *testing.T) {
 // outputsAt is one output more.
 func outputsAt(path string) string {
 	return fmt.Sprintf("[[cert_issuance.certs.mqtt.outputs]]\nformat = \"cert\"\npath = %q\n", path)
+}
+
+// TestLogObeysAReload: level and form change with the configuration, for every line from then on.
+func TestLogObeysAReload(t *testing.T) {
+	t.Parallel()
+	s := esttest.New(t, esttest.Options{})
+	g := newGateway(t)
+	g.configure(served(s))
+	g.start()
+	first := g.next("mqtt", nil)
+	reload := func(log string) {
+		t.Helper()
+		g.configure("[log]\n" + log + "\n" + served(s))
+		g.tell("reload").want(t, 0, "", "")
+	}
+	reload(`level = "warn"`)
+	said := len(g.log.String())
+	g.tell("renew", "--wait").want(t, 0, "issued", ".*")
+	if more := g.log.String()[said:]; more != "" {
+		t.Errorf("at level warn a renewal is told: %s", more)
+	}
+	reload(`format = "console"`)
+	g.tell("renew", "--wait").want(t, 0, "issued", ".*")
+	if more := g.log.String()[said:]; !strings.Contains(more, " info  mqtt: certificate issued ") || strings.Contains(more, "{") || strings.Contains(more, "\x1b") {
+		t.Errorf("in console form, to no terminal: %s", more)
+	}
+	said = len(g.log.String())
+	reload(`level = "debug"`)
+	g.tell("renew", "--wait").want(t, 0, "issued", ".*")
+	if more := g.log.String()[said:]; !strings.Contains(more, `"event":"plan"`) {
+		t.Errorf("at level debug: %s", more)
+	}
+	if h := g.mustRead("mqtt"); h.leaf.Equal(first.leaf) {
+		t.Error("nothing was renewed: this tested something else")
+	}
+	g.stop()
+}
+
+// TestLogOnATerminal: a person reads lines, in colours unless NO_COLOR is set.
+func TestLogOnATerminal(t *testing.T) {
+	t.Parallel()
+	for _, noColor := range []string{"", "1"} {
+		s := esttest.New(t, esttest.Options{})
+		g := newGateway(t)
+		g.configure(served(s))
+		terminal, end := openTerminal(t)
+		cmd := g.command("run", "--once")
+		cmd.Env = append(cmd.Env, "NO_COLOR="+noColor, "TERM=xterm")
+		cmd.Stderr = end
+		shown := make(chan string)
+		go func() { // ends when nobody has the other end open
+			text, _ := io.ReadAll(terminal) // EIO is the end of a terminal (pty(7))
+			shown <- string(text)
+		}()
+		if err := errors.Join(cmd.Run(), end.Close()); err != nil {
+			t.Fatal(err)
+		}
+		text := <-shown
+		if coloured := strings.Contains(text, "\x1b[32minfo \x1b[0m mqtt: certificate issued"); coloured != (noColor == "") {
+			t.Errorf("NO_COLOR=%q: coloured %v\n%q", noColor, coloured, text)
+		}
+		if noColor != "" && (strings.Contains(text, "\x1b") || !strings.Contains(text, "info  mqtt: certificate issued ")) {
+			t.Errorf("without colours: %q", text)
+		}
+	}
+}
+
+// openTerminal opens a pseudo-terminal (pty(7)): what a person sees, and the end that a program has.
+func openTerminal(t *testing.T) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { person.Close() })
+	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	return person, program
 }
