@@ -43,7 +43,7 @@ func (l logLine) messageID() string {
 }
 
 // native is the line as the journal takes it: MESSAGE is for people, and each field stands for itself as CERTAGENT_NAME=, once for
-// each value of a list.
+// each text of a list, so that it is found by each. journald keeps neither the order of these nor one that comes twice.
 func (l logLine) native() []byte {
 	var b []byte
 	b = appendJournalField(b, "PRIORITY", strconv.Itoa(l.priority()))

@@ -107,14 +107,14 @@ func TestJournalEntries(t *testing.T) {
 	var stderr bytes.Buffer
 	l := &logging{stderr: &stderr, form: journalLog, journal: newJournal(path)}
 	log := l.logger()
-	log.Error().Str("event", "attempt").Str("certificate", "mqtt").Str("result", "failed").Ints("statuses", []int{200, 401}).
+	log.Error().Str("event", "attempt").Str("certificate", "mqtt").Str("result", "failed").Ints("statuses", []int{200, 401, 200}).Strs("problems", []string{"a", "b"}).
 		Str("error", nasty).Str("next_try", "2026-01-01T00:00:00Z").Msg("certificate not issued")
 	entry, inFile := next()
 	want := [][2]string{
 		{"PRIORITY", "3"}, {"SYSLOG_IDENTIFIER", "certagent"},
 		{"MESSAGE", "mqtt: certificate not issued: " + status.Printable(nasty) + "; next try 2026-01-01T00:00:00Z"},
 		{"MESSAGE_ID", messageIDs["attempt/failed"]}, {"CERTAGENT_EVENT", "attempt"}, {"CERTAGENT_CERTIFICATE", "mqtt"},
-		{"CERTAGENT_RESULT", "failed"}, {"CERTAGENT_STATUSES", "200"}, {"CERTAGENT_STATUSES", "401"}, {"CERTAGENT_ERROR", nasty},
+		{"CERTAGENT_RESULT", "failed"}, {"CERTAGENT_STATUSES", "200 401 200"}, {"CERTAGENT_PROBLEMS", "a"}, {"CERTAGENT_PROBLEMS", "b"}, {"CERTAGENT_ERROR", nasty},
 		{"CERTAGENT_NEXT_TRY", "2026-01-01T00:00:00Z"},
 	}
 	if !slices.Equal(entry, want) || inFile {

@@ -22,7 +22,7 @@ type logLine struct {
 	fields        []logField // the others, in order
 }
 
-// logField has one value, or those of a list.
+// logField has one value, or those of a list of texts. A list of numbers is one value, with spaces in between.
 type logField struct {
 	name   string
 	values []string
@@ -68,13 +68,17 @@ func logValues(in *json.Decoder) ([]string, error) {
 	if t != json.Delim('[') {
 		return []string{fmt.Sprint(t)}, nil
 	}
-	values := []string{}
+	values, numbers := []string{}, false
 	for in.More() {
 		t, err := in.Token()
 		if err != nil {
 			return nil, err
 		}
+		_, numbers = t.(json.Number)
 		values = append(values, fmt.Sprint(t))
+	}
+	if numbers {
+		values = []string{strings.Join(values, " ")}
 	}
 	_, err = in.Token() // the end of the list
 	return values, err

@@ -135,10 +135,10 @@ func TestLeaksAreFound(t *testing.T) {
 		"a Go string":      fmt.Sprintf("%q", text),
 		"a URL":            (&url.URL{Scheme: "https", Host: "h", RawQuery: url.Values{"p": {text}}.Encode()}).String(),
 		"a path":           (&url.URL{Path: "/" + url.PathEscape(text)}).Path,
-		"JSON":             string(must(json.Marshal(map[string]string{"password": text}))),
+		"JSON":             string(sure(json.Marshal(map[string]string{"password": text}))),
 		"a log line":       jsonLine(text),
 		"PEM":              string(key),
-		"PEM in JSON":      string(must(json.Marshal(string(key)))),
+		"PEM in JSON":      string(sure(json.Marshal(string(key)))),
 		"a line of PEM":    strings.Split(string(key), "\n")[strings.Count(string(key), "\n")/2],
 		"DER":              string(private.Bytes),
 		"DER in hex":       fmt.Sprintf("%x", private.Bytes),
@@ -155,7 +155,7 @@ func TestLeaksAreFound(t *testing.T) {
 	}
 }
 
-func must[T any](v T, err error) T {
+func sure[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
@@ -177,7 +177,7 @@ func pemKey(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(key))})
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: sure(x509.MarshalPKCS8PrivateKey(key))})
 }
 
 // hoard is everything that a gateway of a test let out, by where it did.
@@ -205,7 +205,7 @@ func (g *gateway) collect(h hoard, moment string) {
 	for _, dir := range []string{"state", "run"} {
 		err := filepath.WalkDir(g.path(dir), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
-				return nil //nolint:nilerr // it is gone by now
+				return nil // it is gone by now, or no file
 			}
 			switch filepath.Base(path) {
 			case "key.pem", "last-good.toml": // which are 0600, and are for it
@@ -240,7 +240,7 @@ func (g *gateway) keysBelow() (secrets []secret) {
 	g.t.Helper()
 	err := filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
-			return nil //nolint:nilerr // it is gone by now
+			return nil // it is gone by now, or no file
 		}
 		if data, err := os.ReadFile(path); err == nil && bytes.Contains(data, []byte("PRIVATE KEY-----")) {
 			secrets = append(secrets, privateKey(g.t, path, data)...)
@@ -286,7 +286,7 @@ func TestNoSecretShowsAnywhere(t *testing.T) {
 					"[cert_issuance.certs.made]\ncommon_name = \"made\"\nkey = \"rsa-2048\"\nserver_key = true\n"
 				return "[log]\nlevel = \"debug\"\n" + strings.NewReplacer(`password = "estpwd"`, password).Replace(text) + more
 			}
-			inline := fmt.Sprintf("password = %s", must(json.Marshal(login)))
+			inline := fmt.Sprintf("password = %s", sure(json.Marshal(login)))
 			g.configure(config(inline, ""))
 			h := hoard{}
 			g.start()
@@ -308,11 +308,11 @@ func TestNoSecretShowsAnywhere(t *testing.T) {
 			g.collect(h, "renewed and imported")
 
 			// A password that is refused, and one that is written where none belongs.
-			g.configure(config(fmt.Sprintf("password = %s", must(json.Marshal(wrong))), ""))
+			g.configure(config(fmt.Sprintf("password = %s", sure(json.Marshal(wrong))), ""))
 			g.tell("reload").want(t, 0, "", "")
 			g.tell("renew", "mqtt").want(t, 0, "asked for", "")
 			g.until("the refusal", func() bool { return g.certificate("mqtt").Failures > 0 })
-			g.configure(config(inline, "pasword = "+string(must(json.Marshal(login)))+"\n"))
+			g.configure(config(inline, "pasword = "+string(sure(json.Marshal(login)))+"\n"))
 			g.tell("reload").want(t, 2, "", "pasword")
 			g.collect(h, "refused")
 			g.configure(config(inline, ""))
@@ -382,7 +382,7 @@ func echoes(login string) map[string]esttest.Fault {
 	all := func(a string) string {
 		return strings.Join([]string{
 			a, login, base64.StdEncoding.EncodeToString([]byte(login)), hex.EncodeToString([]byte(login)), url.QueryEscape(login),
-			url.PathEscape(login), fmt.Sprintf("%q", login), string(must(json.Marshal(login))),
+			url.PathEscape(login), fmt.Sprintf("%q", login), string(sure(json.Marshal(login))),
 		}, " and ")
 	}
 	header := func(a string) string { return url.PathEscape(a) + "+" + url.QueryEscape(login) }
@@ -395,7 +395,7 @@ func echoes(login string) map[string]esttest.Fault {
 		"a challenge":      quote(401, func(a string) string { return `Basic realm="` + header(a) + `"` }, all, "Www-Authenticate", "text/plain"),
 		"when to try":      quote(503, header, all, "Retry-After", "text/plain"),
 		"the type":         quote(200, header, all, "Content-Type", "text/plain"),
-		"problem document": quote(403, nil, func(a string) string { return string(must(json.Marshal(map[string]string{"detail": all(a)}))) }, "", "application/problem+json"),
+		"problem document": quote(403, nil, func(a string) string { return string(sure(json.Marshal(map[string]string{"detail": all(a)}))) }, "", "application/problem+json"),
 	}
 }
 
