@@ -351,7 +351,8 @@ func (a *Agent) stopAll(tasks <-chan struct{}) {
 		select {
 		case <-r.done:
 		case <-grace.C:
-			a.o.Log.Warn().Str("event", "stuck").Str("certificate", id).Msg("an attempt or a delivery did not end in time and is abandoned; it is made again at the next start")
+			a.o.Log.Warn().Str("event", "stuck").Str("certificate", id).
+				Msg("an attempt or a delivery did not end in time and is abandoned; it is made again at the next start")
 			return
 		}
 	}
@@ -366,7 +367,8 @@ func (a *Agent) stopAll(tasks <-chan struct{}) {
 func (a *Agent) RenewAll() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.o.Log.Info().Str("event", "order").Int("certificates", len(a.keepers)).Msg("renewal of every certificate is forced")
+	a.o.Log.Info().Str("event", "order").Int("certificates", len(a.keepers)).
+		Msg("renewal of every certificate is forced")
 	for _, k := range a.keepers {
 		send(k.force, struct{}{})
 	}
@@ -405,7 +407,8 @@ func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
 
 // crashed shows that a keeper's goroutine came to a bad end; all else that is known of its certificate stands.
 func (a *Agent) crashed(k *keeper, err error) {
-	a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(err).Msg("keeper crashed; it starts again in a minute")
+	a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(err).
+		Msg("keeper crashed; it starts again in a minute")
 	a.mu.Lock()
 	v := a.views[k.id].view
 	a.mu.Unlock()

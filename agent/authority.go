@@ -46,7 +46,8 @@ func (h *authorities) kicked() { send(h.kick, struct{}{}) }
 func (h *authorities) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if crashed := guard(func() { h.loop(ctx) }); crashed != nil {
-			h.agent.o.Log.Error().Str("event", "crash").Err(crashed).Msg("the refresh of CA certificates crashed; it starts again in a minute")
+			h.agent.o.Log.Error().Str("event", "crash").Err(crashed).
+				Msg("the refresh of CA certificates crashed; it starts again in a minute")
 			h.rest(ctx, time.Minute)
 		}
 	}
@@ -187,7 +188,8 @@ const opCACerts = "cacerts"
 func (a *Agent) refresh(ctx context.Context, s server, e *refreshEvent) error {
 	stored, err := a.o.Store.Trust(s.url.String())
 	if err != nil {
-		a.o.Log.Warn().Str("event", "disk").Str("server", s.url.String()).Err(err).Msg("stored CA certificates not read; they are fetched anew")
+		a.o.Log.Warn().Str("event", "disk").Str("server", s.url.String()).Err(err).
+			Msg("stored CA certificates not read; they are fetched anew")
 	}
 	by, unmet, _, err := configuredAnchors(&s.cert, stored)
 	if err != nil {

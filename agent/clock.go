@@ -51,7 +51,8 @@ func (c *clock) judge() (credible bool, why string) {
 		if credible {
 			c.o.Log.Info().Str("event", "clock").Msg("the clock is credible again")
 		} else {
-			c.o.Log.Warn().Str("event", "clock").Str("why", why).Msg("the clock is not credible; nothing is tried until it is")
+			c.o.Log.Warn().Str("event", "clock").Str("why", why).
+				Msg("the clock is not credible; nothing is tried until it is")
 		}
 	}
 	return credible, why

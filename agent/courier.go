@@ -136,7 +136,8 @@ func (k *keeper) readDelivery() error {
 		return err
 	}
 	if err != nil {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).Msg("delivery state not read; everything is delivered again")
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+			Msg("delivery state not read; everything is delivered again")
 	}
 	c.state, c.unread = d, 0
 	return nil
@@ -314,7 +315,8 @@ func (k *keeper) saveDelivery() {
 	}
 	err := k.stored.SaveDelivery(c.state)
 	if err != nil && (c.saveErr == nil || c.saveErr.Error() != err.Error()) {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).Msg("delivery state not written; a restart would deliver again")
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+			Msg("delivery state not written; a restart would deliver again")
 	}
 	c.saveErr = err
 }

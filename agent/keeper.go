@@ -326,7 +326,8 @@ func (k *keeper) noticeLoss() {
 	if beyond := k.retry.Losses - lossesAtOnce; beyond > 0 {
 		k.retry.NextTry = now.Add(k.cfg.Policy.Delay(k.leaf(), beyond, k.agent.o.Rand(), now))
 	}
-	k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).AnErr("found", k.liveErr).Msg("certificate is gone or damaged; it will be issued anew")
+	k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).AnErr("found", k.liveErr).
+		Msg("certificate is gone or damaged; it will be issued anew")
 }
 
 // checkPending drops the wait for an approval whose request is gone, or is not what is wanted any more.

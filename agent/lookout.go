@@ -76,7 +76,8 @@ func (a *Agent) watchOutputs(ctx context.Context) {
 			}
 			changed := false
 			if crashed := guard(func() { changed = a.outputsChanged(l) }); crashed != nil {
-				a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(crashed).Msg("looking at outputs crashed")
+				a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(crashed).
+					Msg("looking at outputs crashed")
 			}
 			if changed {
 				send(k.courier.touched, struct{}{})

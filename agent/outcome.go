@@ -121,7 +121,9 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 		level, said = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes"
 		retry.SpreadRefused, retry.Problems = true, nil
 		e.Result, e.NextWhy = resultNotYet, nextThreshold
-		e.NextTry = policy.Plan(*k.leaf(), now).RenewAt
+		if leaf := k.leaf(); leaf != nil { // somebody may have deleted it meanwhile
+			e.NextTry = policy.Plan(*leaf, now).RenewAt
+		}
 	default:
 		keepTries(retry, policy.Failed(k.leaf(), triesOf(*retry), wait, draw, now))
 		if v.refusal {

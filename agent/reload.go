@@ -46,7 +46,8 @@ func (a *Agent) reload(ctx context.Context) error {
 		return err
 	}
 	if err := a.o.Store.SaveLastGood(cfg.Merged); err != nil {
-		a.o.Log.Error().Str("event", "disk").Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
+		a.o.Log.Error().Str("event", "disk").Err(err).
+			Msg("configuration not kept; a bad file at the next start would find no last good one")
 	}
 	a.clock.ignore(!cfg.Clock.Check)
 	wanted, stamp := map[string]bool{}, stampOf(cfg.Files)
@@ -115,7 +116,8 @@ func (a *Agent) reload(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-grace.C:
-			a.o.Log.Warn().Str("event", "stuck").Str("certificate", id).Msg("keeper does not end; its pending request is dropped at the next start")
+			a.o.Log.Warn().Str("event", "stuck").Str("certificate", id).
+				Msg("keeper does not end; its pending request is dropped at the next start")
 			grace.Reset(0)
 		}
 	}

@@ -22,7 +22,8 @@ func (k *keeper) readRetry() error {
 		return err
 	}
 	if err != nil {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).Msg("retry state not read; back-off begins anew")
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+			Msg("retry state not read; back-off begins anew")
 	}
 	r.Reissue = cmp.Or(k.retry.Reissue, r.Reissue) // it may have been forced meanwhile
 	k.retry, k.unread = r, 0
@@ -164,7 +165,8 @@ func (k *keeper) save() {
 	}
 	err := k.stored.SaveRetry(k.retry)
 	if err != nil && (k.saveErr == nil || k.saveErr.Error() != err.Error()) {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).Msg("retry state not written; a restart would forget it")
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+			Msg("retry state not written; a restart would forget it")
 	}
 	k.saveErr = err
 }

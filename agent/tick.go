@@ -104,7 +104,8 @@ func (a *Agent) wakeSoon(p post) {
 
 // clockSet tells everybody that the wall clock, which says now, was set by that much.
 func (a *Agent) clockSet(now time.Time, by time.Duration) {
-	a.o.Log.Info().Str("event", "clock").Time("now", now.UTC()).Float64("by_seconds", by.Seconds()).Msg("the clock was set")
+	a.o.Log.Info().Str("event", "clock").Time("now", now.UTC()).Float64("by_seconds", by.Seconds()).
+		Msg("the clock was set")
 	for _, k := range a.allKeepers() {
 		send(k.reset, struct{}{})
 	}
@@ -174,7 +175,8 @@ func (a *Agent) keepPlace() {
 	a.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		a.o.Log.Error().Str("event", "disk").Err(err).Msg("state directory cannot be used; looking again within a minute")
+		a.o.Log.Error().Str("event", "disk").Err(err).
+			Msg("state directory cannot be used; looking again within a minute")
 	case err == nil && before != nil:
 		a.o.Log.Info().Str("event", "disk").Msg("state directory can be used again")
 	}
@@ -203,7 +205,8 @@ const busyAtMost = 10 * time.Second
 func (a *Agent) alive() bool {
 	for _, p := range a.posts() {
 		if busy := p.busyFor(); busy > busyAtMost {
-			a.o.Log.Error().Str("event", "stuck").Str("keeper", p.owner).Float64("busy_seconds", busy.Seconds()).Msg("keeper is stuck; the watchdog is not fed")
+			a.o.Log.Error().Str("event", "stuck").Str("keeper", p.owner).Float64("busy_seconds", busy.Seconds()).
+				Msg("keeper is stuck; the watchdog is not fed")
 			return false
 		}
 	}

@@ -37,7 +37,8 @@ func (a *Agent) Watch(ctx context.Context) error {
 		err := w.Add(dir)
 		// What does not exist is armed when its parent says that it was made.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			a.o.Log.Warn().Str("event", "watch").Str("directory", dir).Err(err).Msg("directory not watched; it is looked at once a minute")
+			a.o.Log.Warn().Str("event", "watch").Str("directory", dir).Err(err).
+				Msg("directory not watched; it is looked at once a minute")
 		}
 		return err == nil
 	}

@@ -193,7 +193,8 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, v.forbidden())
 		return
 	}
-	s.log.Info().Str("event", "order").Uint32("uid", v.peer.uid).Int32("pid", v.peer.pid).Str("path", r.URL.Path).Msg("asked over the control socket")
+	s.log.Info().Str("event", "order").Uint32("uid", v.peer.uid).Int32("pid", v.peer.pid).Str("path", r.URL.Path).
+		Msg("asked over the control socket")
 	ctx, cancel := context.WithTimeout(r.Context(), changeWithin)
 	defer cancel()
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)

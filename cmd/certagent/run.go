@@ -82,7 +82,8 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	defer s.Close()
 	if configErr == nil {
 		if err := s.SaveLastGood(cfg.Merged); err != nil {
-			log.Error().Str("event", "disk").Err(err).Msg("configuration not kept; a bad file at the next start would find no last good one")
+			log.Error().Str("event", "disk").Err(err).
+				Msg("configuration not kept; a bad file at the next start would find no last good one")
 		}
 	}
 	if once {
@@ -97,7 +98,8 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	go obey(ctx, signals, a)
 	go func() { // ends with ctx
 		if err := a.Watch(ctx); err != nil {
-			log.Warn().Str("event", "watch").Err(err).Msg("directories are not watched; certificates are looked at once a minute, the configuration at SIGHUP")
+			log.Warn().Str("event", "watch").Err(err).
+				Msg("directories are not watched; certificates are looked at once a minute, the configuration at SIGHUP")
 		}
 	}()
 	if err := a.Run(ctx); err != nil {
