@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"certagent/agent/status"
 	"certagent/est"
 	"certagent/renew"
 	"certagent/store"
@@ -176,7 +177,7 @@ func (h *authorities) finish(r refreshed) {
 			Msg("a failed refresh of CA certificates not recorded; a restart would forget it")
 	}
 	h.notBefore[name] = state.NextTry
-	e.Result, e.Class, e.Error, e.Hint = resultFailed, v.class, r.err.Error(), v.problem.Hint
+	e.Result, e.Class, e.Error, e.Hint = status.Failed, v.class, r.err.Error(), v.problem.Hint
 	e.Failures, e.NextTry, e.NextWhy = state.Failures, state.NextTry, whyNext(wait > delay)
 	a.o.Log.Warn().EmbedObject(e).Msg("CA certificates not fetched")
 }

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"certagent/agent/status"
 )
 
 // deliveryEvent is one delivery: it is filled in along the way and becomes one log line.
@@ -30,7 +32,7 @@ func (e *deliveryEvent) fail(what, code, why string, failures int) {
 
 func (e *deliveryEvent) result() string {
 	if len(e.Failed) > 0 {
-		return resultFailed
+		return status.Failed
 	}
 	return resultDelivered
 }

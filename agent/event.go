@@ -7,6 +7,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
 )
@@ -44,12 +45,8 @@ type event struct {
 	NextWhy     string
 }
 
-// How an attempt, a delivery, a refresh or a reload ended, as logs and metrics name it.
+// How a delivery, a refresh or a reload ended, as logs name it, beside status.Failed; attempts have status.Issued and its like.
 const (
-	resultIssued    = "issued"
-	resultPending   = "pending" // the server took the request and has not decided
-	resultNotYet    = "not-yet" // not granted before the threshold, which is no failure
-	resultFailed    = "failed"
 	resultDelivered = "delivered"
 	resultFetched   = "fetched"
 	resultLoaded    = "loaded"
@@ -79,7 +76,7 @@ func (e *event) asks(server *url.URL, op string) {
 
 // failed notes what an attempt failed of.
 func (e *event) failed(err error, v verdict) {
-	e.Result, e.Class, e.Error, e.Hint = resultFailed, v.class, err.Error(), v.problem.Hint
+	e.Result, e.Class, e.Error, e.Hint = status.Failed, v.class, err.Error(), v.problem.Hint
 	if at, ok := errors.AsType[*est.Error](err); ok && e.base != nil {
 		e.Path = e.base.JoinPath(at.Op).EscapedPath() // /cacerts and /csrattrs are asked on the way
 	}

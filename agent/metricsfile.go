@@ -68,7 +68,7 @@ func (a *Agent) lookAfterTextfile(f *textfile, path string) (wrote bool, err err
 		former := f.path
 		*f = textfile{}
 		if err := removeTextfile(former); err != nil {
-			a.o.Log.Warn().Err(err).Msg("former textfile not removed")
+			a.o.Log.Warn().Str("event", "metrics").Err(err).Msg("former textfile not removed")
 		}
 	}
 	if path == "" {

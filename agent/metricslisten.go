@@ -73,7 +73,7 @@ func (a *Agent) serveMetrics(ctx context.Context, address string) (*http.Server,
 	s.SetKeepAlivesEnabled(false) // between two scrapes nothing is kept for anybody
 	// It ends when s is closed, which is its only error.
 	go func() { _ = s.Serve(&limited{Listener: l, room: make(slots, maxScrapes)}) }()
-	a.o.Log.Info().Str("address", l.Addr().String()).Msg("metrics are served")
+	a.o.Log.Info().Str("event", "metrics").Str("address", l.Addr().String()).Msg("metrics are served")
 	return s, nil
 }
 

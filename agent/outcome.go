@@ -61,7 +61,7 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	}
 	k.ordered = k.retry.Reissue != ""
 	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
-	e.Result, e.NextTry, e.NextWhy = resultIssued, k.retry.RenewAt, nextThreshold
+	e.Result, e.NextTry, e.NextWhy = status.Issued, k.retry.RenewAt, nextThreshold
 	k.save()
 	k.attempts = counted(k.attempts, status.Issued, "")
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
@@ -100,7 +100,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 			d.Refusals = count(d.Refusals, e.Identity)
 		}
 		if v.pending {
-			e.Result, e.NextWhy, said = resultPending, nextApproval, "the changed request waits for approval"
+			e.Result, e.NextWhy, said = status.Waiting, nextApproval, "the changed request waits for approval"
 			wait = max(wait, pendingDefault)
 		} else {
 			wait = policy.Heed(k.leaf(), wait, draw, now)
@@ -114,13 +114,13 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 			wait = pendingDefault
 		}
 		retry.PendingUntil = now.Add(wait)
-		e.Result, e.NextTry, e.NextWhy = resultPending, retry.PendingUntil, nextApproval
+		e.Result, e.NextTry, e.NextWhy = status.Waiting, retry.PendingUntil, nextApproval
 	case r.early && v.refusal:
 		// first_renewal = "spread" asks before the threshold. A server that renews only near the end says no, which is no
 		// failure: the threshold's turn comes.
 		level, said = zerolog.InfoLevel, "not renewed before the threshold; the threshold's turn comes"
 		retry.SpreadRefused, retry.Problems = true, nil
-		e.Result, e.NextWhy = resultNotYet, nextThreshold
+		e.Result, e.NextWhy = status.Early, nextThreshold
 		if leaf := k.leaf(); leaf != nil { // somebody may have deleted it meanwhile
 			e.NextTry = policy.Plan(*leaf, now).RenewAt
 		}
@@ -132,7 +132,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 		e.Failures, e.NextTry = retry.Failures, latest(retry.NextTry, retry.RetryAfter)
 		e.NextWhy = whyNext(retry.RetryAfter.After(retry.NextTry))
 	}
-	if e.Result != resultNotYet {
+	if e.Result != status.Early {
 		e.Problems = append(e.Problems, v.problem)
 	}
 	k.save()

@@ -9,6 +9,7 @@ import (
 
 	"certagent/agent/config"
 	"certagent/agent/control"
+	"certagent/agent/status"
 )
 
 // Reload has Run load the configuration again; it does not wait. Several calls before Run gets to it are one.
@@ -136,7 +137,7 @@ func (a *Agent) reload(ctx context.Context) error {
 
 // notLoaded logs that the files of the configuration are wrong.
 func (a *Agent) notLoaded(err error, said string) {
-	z := a.o.Log.Error().Str("event", "reload").Str("result", resultFailed)
+	z := a.o.Log.Error().Str("event", "reload").Str("result", status.Failed)
 	text(z, "configuration", a.o.Config.File)
 	text(z, "error", err.Error())
 	z.Msg(said)

@@ -20,7 +20,7 @@ var messageIDs = map[string]string{
 	"start":              "9464e643300e48e8b6c640c586a5a700",
 	"stop":               "68b9236f2df844e285896eb470b041fa",
 	"attempt/issued":     "d55b9773a3534ad3b0ebdf1ff662c5af",
-	"attempt/pending":    "3f2a67d5a46545a48a14678ddb0d02ad",
+	"attempt/waiting":    "3f2a67d5a46545a48a14678ddb0d02ad",
 	"attempt/failed":     "6cc3a053d4fb4f11a7be41eabda08af1",
 	"delivery/delivered": "85c2e487bf454cbf82eb8ecf30ca7b7f",
 	"delivery/failed":    "25020ad2122d41c48d4231b794a2c2ef",

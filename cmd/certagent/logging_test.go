@@ -20,8 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"certagent/est/esttest"
 	"certagent/store"
 )
@@ -278,7 +276,7 @@ func TestLogging(t *testing.T) {
 		{"refused", func() { s.Always("simplereenroll", esttest.Status(403)) }, "unauthorized", "error", "back-off", "failed"},
 		{"another key", func() { s.Always("", esttest.CertificateForAnotherKey) }, "bad-response", "error", "back-off", "failed"},
 		{"another CA", func() { copyFile(t, other.CAFile(), g.path("anchors.pem")) }, "untrusted", "error", "back-off", "failed"},
-		{"202", func() { s.Always("simplereenroll", esttest.Pending202(time.Hour)) }, "pending", "warn", "approval", "pending"},
+		{"202", func() { s.Always("simplereenroll", esttest.Pending202(time.Hour)) }, "pending", "warn", "approval", "waiting"},
 	} {
 		trouble.begin()
 		n := len(g.spoken())
@@ -486,25 +484,4 @@ func TestLogOnATerminal(t *testing.T) {
 			t.Errorf("without colours: %q", text)
 		}
 	}
-}
-
-// openTerminal opens a pseudo-terminal (pty(7)): what a person sees, and the end that a program has.
-func openTerminal(t *testing.T) (person, program *os.File) {
-	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { person.Close() })
-	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
-		t.Fatal(err)
-	}
-	return person, program
 }

@@ -107,7 +107,7 @@ func (l logLine) sentence() string {
 			b.WriteString(": " + v)
 		}
 	}
-	if result := l.get("result"); result == "failed" || result == "pending" {
+	if result := l.get("result"); result == status.Failed || result == status.Waiting {
 		if at := l.get("next_try"); at != "" {
 			b.WriteString("; next try " + at)
 		}
