@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -64,6 +65,12 @@ func trusted(c net.Conn, owners []uint32) error {
 		return fmt.Errorf("user %d answers there, who is neither root nor the agent's user", p.uid)
 	}
 	return nil
+}
+
+// Is tells whether there is a socket at path; who made it, and whether he still listens, shows when he is asked.
+func Is(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
 }
 
 // Socket is the path of the socket.

@@ -27,10 +27,11 @@ type door struct {
 }
 
 // open makes the socket under a name of its own and then gives it the right one, so that it is complete from the first
-// moment, and what was left behind is replaced in one step. Between the look whether somebody answers and that step another
-// program could take the name; two agents with one socket are a mistake that the next look finds.
+// moment, and what was left behind is replaced in one step. No two agents do that in one directory at once: the one that comes
+// later finds a socket that answers.
 func open(path string, uid, gid int, c *crowd) (*door, error) {
 	fail := func(err error) (*door, error) { return nil, fmt.Errorf("open the control socket %s: %w", path, err) }
+	defer alone(filepath.Dir(path))()
 	if err := free(path); err != nil {
 		return fail(err)
 	}
@@ -44,13 +45,7 @@ func open(path string, uid, gid int, c *crowd) (*door, error) {
 	}
 	l.SetUnlinkOnClose(false) // by that time the name may be another agent's
 	d := &door{UnixListener: l, path: path, crowd: c}
-	err = os.Lchown(temp, uid, gid)
-	if err == nil {
-		err = os.Chmod(temp, 0o666) // unix(7): to connect one needs the right to write
-	}
-	if err == nil {
-		d.file, err = os.Lstat(temp)
-	}
+	d.file, err = dress(temp, uid, gid)
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
@@ -60,6 +55,52 @@ func open(path string, uid, gid int, c *crowd) (*door, error) {
 		return fail(err)
 	}
 	return d, nil
+}
+
+// aloneWithin is how long another agent may take to open its socket in the same directory.
+const aloneWithin = time.Second
+
+// alone keeps other agents from opening a socket in dir until release is called, by flock(2) on the directory. Whoever may read a
+// directory may lock it and never let go of it: so this is not waited for longer than an agent takes, nor needed by one that is
+// alone.
+func alone(dir string) (release func()) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return func() {} // what is wrong with it is found out soon
+	}
+	for deadline := time.Now().Add(aloneWithin); time.Now().Before(deadline); time.Sleep(aloneWithin / 100) {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+	}
+	return func() { f.Close() }
+}
+
+// dress gives the socket at path its owner, and mode 0666: to connect to one needs the right to write (unix(7)). It
+// goes by what was opened, not by the name: where root runs the agent of another user, the directory is that user's,
+// and what he may put in the socket's place must not become everybody's.
+func dress(path string, uid, gid int) (fs.FileInfo, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || info.Mode().Type() != fs.ModeSocket || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
+		return nil, errors.New("something else was put in its place")
+	}
+	// chmod(2) has no way to go by such a descriptor but this one (open(2), O_PATH).
+	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o666); err != nil {
+		return nil, err
+	}
+	if err := unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+		return nil, fmt.Errorf("give it to user %d and group %d: %w", uid, gid, err)
+	}
+	return info, nil
 }
 
 // maxPath is the longest path of a unix socket in bytes (unix(7)).
@@ -177,12 +218,13 @@ func (v *visitor) forbidden() *Error {
 		return e
 	}
 	e.Text += fmt.Sprintf("; this is user %d", v.peer.uid)
+	e.Hint = "run this as root"
 	if gid, ok := v.door.group(); ok && gid != 0 {
 		group := strconv.FormatUint(uint64(gid), 10)
 		if g, err := user.LookupGroupId(group); err == nil {
 			group = g.Name
 		}
-		e.Hint = "run this as root, or become a member of the group " + group + " (usermod -aG) and log in again"
+		e.Hint += ", or become a member of the group " + group + " (usermod -aG) and log in again"
 	}
 	return e
 }

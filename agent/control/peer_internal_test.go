@@ -86,6 +86,26 @@ func TestWhoMayChange(t *testing.T) {
 	}
 }
 
+// What somebody put in the place of a socket that is being made does not become everybody's.
+func TestDressingSomethingElse(t *testing.T) {
+	dir := t.TempDir()
+	secret, link := filepath.Join(dir, "secret"), filepath.Join(dir, "link")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(secret, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{secret, link, filepath.Join(dir, "nothing")} {
+		if _, err := dress(path, -1, -1); err == nil {
+			t.Errorf("%s is dressed", path)
+		}
+	}
+	if info, err := os.Lstat(secret); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
 // One user, and all users, who may change nothing leave room for those who may.
 func TestCrowd(t *testing.T) {
 	c := newCrowd()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -36,6 +37,7 @@ const (
 type Server struct {
 	agent  Agent
 	log    zerolog.Logger
+	paths  map[string]route
 	http   *http.Server
 	crowd  *crowd
 	making chan struct{} // held by who makes a Snapshot: the agent's keepers contend with one reader at most
@@ -47,6 +49,7 @@ type Server struct {
 // NewServer makes a Server that cannot be reached yet. It logs who changed what, and what is wrong with itself.
 func NewServer(a Agent, log zerolog.Logger) *Server {
 	s := &Server{agent: a, log: log, crowd: newCrowd(), making: make(chan struct{}, 1)}
+	s.paths = s.routes()
 	s.http = &http.Server{
 		Handler:     s,
 		ReadTimeout: readWithin, IdleTimeout: idleWithin, MaxHeaderBytes: maxHeader,
@@ -94,32 +97,50 @@ func (s *Server) Close() {
 // visitorKey is where the context of a request has its *visitor.
 type visitorKey struct{}
 
+// route is what can be asked for at one path.
+type route struct {
+	method string
+	serve  func(w http.ResponseWriter, r *http.Request)
+}
+
+// routes are all of them; docs/control-api.md has each. What takes GET is for everybody and has no body.
+func (s *Server) routes() map[string]route {
+	return map[string]route{
+		pathStatus:  {http.MethodGet, s.status},
+		pathMetrics: {http.MethodGet, s.metrics},
+		pathRenew:   {http.MethodPost, s.change(s.renew)},
+		pathReload:  {http.MethodPost, s.change(s.reload)},
+		pathImport:  {http.MethodPost, s.change(s.takeOver)},
+	}
+}
+
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	method, serve := http.MethodPost, s.change
-	switch r.URL.Path {
-	case pathStatus:
-		method, serve = http.MethodGet, s.status
-	case pathMetrics:
-		method, serve = http.MethodGet, s.metrics
-	case pathRenew, pathReload, pathImport:
-	default:
+	to, ok := s.paths[r.URL.Path]
+	switch {
+	case !ok:
 		s.refuse(w, &Error{Status: http.StatusNotFound, Text: fmt.Sprintf("there is no %q here", r.URL.Path)})
-		return
+	case r.Method != to.method:
+		w.Header().Set("Allow", to.method)
+		s.refuse(w, &Error{Status: http.StatusMethodNotAllowed, Text: fmt.Sprintf("%s takes %s", r.URL.Path, to.method)})
+	case r.Method == http.MethodGet && r.ContentLength != 0:
+		w.Header().Set("Connection", "close") // else the server would read the body first, and wait for it
+		s.refuse(w, &Error{Status: http.StatusBadRequest, Text: "a GET has no body here"})
+	default:
+		to.serve(w, r)
 	}
-	if r.Method != method {
-		w.Header().Set("Allow", method)
-		s.refuse(w, &Error{Status: http.StatusMethodNotAllowed, Text: fmt.Sprintf("%s takes %s", r.URL.Path, method)})
-		return
-	}
-	serve(w, r)
+}
+
+// understood is called when the whole request was read: from now on the client is not gone because it says nothing more. Before that
+// it would let a body that never ends hold its connection for ever.
+func understood(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of a connection that is there
 }
 
 // status answers with the Snapshot, and holds the answer back while the client has the newest one and is ready to wait
 // (If-None-Match of RFC 9110, Prefer: wait of RFC 7240).
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
-	deadlines := http.NewResponseController(w)
-	_ = deadlines.SetReadDeadline(time.Time{}) // else the client would be taken for gone after readWithin
+	understood(w)
 	revision, changed := s.agent.News()
 	if r.Header.Get("If-None-Match") == quoted(revision) {
 		wait := time.NewTimer(waitOf(r.Header))
@@ -134,13 +155,10 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	select {
-	case s.making <- struct{}{}:
-	case <-r.Context().Done():
+	body, revision, err := s.snapshot(r.Context())
+	if r.Context().Err() != nil {
 		return
 	}
-	body, revision, err := s.snapshot(r.Context())
-	<-s.making
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -149,7 +167,24 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, body)
 }
 
+// turn waits until no other answer is being made from the state of the agent. done lets the next one be made, however often it is
+// called; it is deferred, as another answer may work where this one panics.
+func (s *Server) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case s.making <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.making }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// snapshot makes the answer about the status, when no other is being made.
 func (s *Server) snapshot(ctx context.Context) (body []byte, revision string, err error) {
+	done, err := s.turn(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
 	s.agent.CatchUp(ctx)
@@ -161,13 +196,13 @@ func (s *Server) snapshot(ctx context.Context) (body []byte, revision string, er
 
 // metrics answers with the metrics, as far as the agent has published them: who reads them comes again.
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
-	select {
-	case s.making <- struct{}{}:
-	case <-r.Context().Done():
+	done, err := s.turn(r.Context())
+	if err != nil {
 		return
 	}
+	defer done()
 	body := s.agent.Metrics()
-	<-s.making
+	done()
 	w.Header().Set("Content-Type", status.MetricsType)
 	s.answer(w, http.StatusOK, body)
 }
@@ -186,62 +221,83 @@ func waitOf(h http.Header) time.Duration {
 
 func quoted(revision string) string { return `"` + revision + `"` }
 
-// change does what changes something, for those who may.
-func (s *Server) change(w http.ResponseWriter, r *http.Request) {
-	v, ok := r.Context().Value(visitorKey{}).(*visitor)
-	if !ok || !v.mayChange() {
-		s.refuse(w, v.forbidden())
-		return
+// change is what changes something, for those who may. The body of the request is read to its end before do is called.
+func (s *Server) change(do func(ctx context.Context, body []byte) (answer any, err error)) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, ok := r.Context().Value(visitorKey{}).(*visitor)
+		if !ok || !v.mayChange() {
+			w.Header().Set("Connection", "close") // whose body is not read
+			s.refuse(w, v.forbidden())
+			return
+		}
+		s.log.Info().Str("event", "order").Uint32("uid", v.peer.uid).Int32("pid", v.peer.pid).Str("path", r.URL.Path).
+			Msg("asked over the control socket")
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			s.refuse(w, misunderstood(err))
+			return
+		}
+		understood(w)
+		ctx, cancel := context.WithTimeout(r.Context(), changeWithin)
+		defer cancel()
+		answer, err := do(ctx, body)
+		if err != nil && ctx.Err() != nil && r.Context().Err() == nil {
+			err = &Error{Status: http.StatusGatewayTimeout, Text: fmt.Sprintf("it is not done within %v, and goes on by itself", changeWithin)}
+		}
+		if err == nil {
+			body, err = json.Marshal(answer)
+		}
+		if err != nil {
+			s.refuse(w, err)
+			return
+		}
+		s.answer(w, http.StatusOK, append(body, '\n'))
 	}
-	s.log.Info().Str("event", "order").Uint32("uid", v.peer.uid).Int32("pid", v.peer.pid).Str("path", r.URL.Path).
-		Msg("asked over the control socket")
-	ctx, cancel := context.WithTimeout(r.Context(), changeWithin)
-	defer cancel()
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	answer, err := s.act(ctx, http.NewResponseController(w), r)
-	if err != nil && ctx.Err() != nil && r.Context().Err() == nil {
-		err = &Error{Status: http.StatusGatewayTimeout, Text: fmt.Sprintf("it is not done within %v, and goes on by itself", changeWithin)}
-	}
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	body, err := json.Marshal(answer)
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	s.answer(w, http.StatusOK, append(body, '\n'))
 }
 
-func (s *Server) act(ctx context.Context, deadlines *http.ResponseController, r *http.Request) (any, error) {
-	read := func(into any) error {
-		in := json.NewDecoder(r.Body)
-		in.DisallowUnknownFields() // a wish that is misspelt must not be another one
-		if err := in.Decode(into); err != nil {
-			return &Error{Status: http.StatusBadRequest, Text: "read the request: " + err.Error()}
-		}
-		_ = deadlines.SetReadDeadline(time.Time{}) // as in status
-		return nil
+func (s *Server) renew(ctx context.Context, body []byte) (any, error) {
+	var order Renewal
+	if err := read(body, &order); err != nil {
+		return nil, err
 	}
-	switch r.URL.Path {
-	case pathRenew:
-		var order Renewal
-		if err := read(&order); err != nil {
+	certificates, err := s.agent.Renew(ctx, order)
+	return renewals{certificates}, err
+}
+
+func (s *Server) reload(ctx context.Context, body []byte) (any, error) {
+	if len(body) > 0 {
+		if err := read(body, &struct{}{}); err != nil {
 			return nil, err
 		}
-		certificates, err := s.agent.Renew(ctx, order)
-		return renewals{certificates}, err
-	case pathImport:
-		var i Import
-		if err := read(&i); err != nil {
-			return nil, err
-		}
-		return s.agent.Import(ctx, i)
-	default: // pathReload
-		_ = deadlines.SetReadDeadline(time.Time{})
-		return struct{}{}, s.agent.ReloadNow(ctx)
 	}
+	return struct{}{}, s.agent.ReloadNow(ctx)
+}
+
+func (s *Server) takeOver(ctx context.Context, body []byte) (any, error) {
+	var i Import
+	if err := read(body, &i); err != nil {
+		return nil, err
+	}
+	return s.agent.Import(ctx, i)
+}
+
+// read understands a body that is one JSON object and nothing else. A wish that is misspelt, or that is none ("null"), must not be
+// another one.
+func read(body []byte, into any) error {
+	in := json.NewDecoder(bytes.NewReader(body))
+	in.DisallowUnknownFields()
+	err := in.Decode(into)
+	if _, more := in.Token(); err == nil && (more != io.EOF || !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))) {
+		err = errors.New("it must be one JSON object and nothing else")
+	}
+	if err != nil {
+		return misunderstood(err)
+	}
+	return nil
+}
+
+func misunderstood(err error) *Error {
+	return &Error{Status: http.StatusBadRequest, Text: "read the request: " + err.Error()}
 }
 
 // refuse answers with an error.

@@ -14,10 +14,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"certagent/agent/control"
 	"certagent/agent/status"
@@ -201,6 +203,12 @@ func TestWhatIsNoRequest(t *testing.T) {
 		"status by POST":       {post("/v1/status", ""), 405, "takes GET"},
 		"no JSON":              {post("/v1/renew", "mqtt"), 400, "read the request"},
 		"nothing":              {post("/v1/renew", ""), 400, "read the request"},
+		"null":                 {post("/v1/renew", "null"), 400, "one JSON object"},
+		"two wishes":           {post("/v1/renew", `{"ids":["mqtt"]} {"ids":[]}`), 400, "one JSON object"},
+		"a list":               {post("/v1/renew", `["mqtt"]`), 400, "read the request"},
+		"a reload of a part":   {post("/v1/reload", `{"ids":["mqtt"]}`), 400, "ids"},
+		"a GET with a body":    {"GET /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", 400, "no body"},
+		"one in parts":         {"GET /v1/status HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "no body"},
 		"a misspelt wish":      {post("/v1/renew", `{"newkey":true}`), 400, "newkey"},
 		"more than is read":    {post("/v1/renew", `{"ids":["`+strings.Repeat("x", 1<<20)+`"]}`), 400, "too large"},
 		"a header without end": {"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 12<<10+1) + "\r\n\r\n", 431, ""},
@@ -277,6 +285,10 @@ func TestStuckClients(t *testing.T) {
 		"says nothing":         "",
 		"does not end":         "GET /v1/status HTTP/1.1\r\nHost:",
 		"does not end a body":  "POST /v1/renew HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{",
+		"begins no body":       "POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"does not end a part":  "POST /v1/reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{",
+		"a body for nobody":    "GET /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"a body for no path":   "POST /v1/none HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
 		"reads nothing":        "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n",
 		"asks again and again": strings.Repeat("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", 100),
 	}
@@ -339,6 +351,114 @@ func TestTooManyConnections(t *testing.T) {
 		_, _, err := c.Status(t.Context(), "", 0)
 		return err == nil
 	})
+}
+
+// TestAThousandConnections at once, from one who may do everything: those that are too many are shut out, and who comes after
+// them is served.
+func TestAThousandConnections(t *testing.T) {
+	t.Parallel()
+	_, socket := serve(t, newAgent())
+	const request = "GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	var all sync.WaitGroup
+	var answered, shut atomic.Int32
+	for range 1000 {
+		c := dial(t, socket)
+		all.Go(func() {
+			_, _ = io.WriteString(c, request) // who is shut out may notice here
+			switch answer, err := io.ReadAll(c); {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				t.Error("a connection that is neither served nor ended")
+			case bytes.HasPrefix(answer, []byte("HTTP/1.1 200 OK\r\n")):
+				answered.Add(1)
+			default:
+				shut.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if answered.Load() == 0 || answered.Load()+shut.Load() != 1000 {
+		t.Errorf("%d were answered, %d shut out", answered.Load(), shut.Load())
+	}
+	within(t, "room again", func() bool {
+		_, _, err := client(t, socket).Status(t.Context(), "", 0)
+		return err == nil
+	})
+}
+
+// TestAMistakeInOneAnswer: the one that comes after it is made.
+func TestAMistakeInOneAnswer(t *testing.T) {
+	t.Parallel()
+	a := newAgent()
+	_, socket := serve(t, &mistaken{agent: a})
+	if _, _, err := client(t, socket).Status(t.Context(), "", 0); err == nil {
+		t.Fatal("there is an answer")
+	}
+	if _, _, err := client(t, socket).Status(t.Context(), "", 0); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+}
+
+// mistaken is an agent whose first Snapshot is a panic.
+type mistaken struct {
+	*agent
+	once atomic.Bool
+}
+
+func (m *mistaken) Snapshot() status.Snapshot {
+	if !m.once.Swap(true) {
+		panic("a mistake")
+	}
+	return m.agent.Snapshot()
+}
+
+// TestManyAgentsForOneSocket: of those that start at once one has it, and knows that; it goes on having it.
+func TestManyAgentsForOneSocket(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		socket := filepath.Join(t.TempDir(), "control.sock")
+		var all sync.WaitGroup
+		errs := make([]error, 8)
+		servers := make([]*control.Server, len(errs))
+		for i := range errs {
+			a := newAgent()
+			a.snapshot.StateDir = fmt.Sprint(i)
+			servers[i] = control.NewServer(a, zerolog.Nop())
+			defer servers[i].Close()
+			all.Go(func() { errs[i] = servers[i].Keep(socket, -1, -1) })
+		}
+		all.Wait()
+		var has []string
+		for i, err := range errs {
+			if err == nil {
+				has = append(has, fmt.Sprint(i))
+			} else if !strings.Contains(err.Error(), "another program answers there") {
+				t.Error(err)
+			}
+		}
+		news, _, err := client(t, socket).Status(t.Context(), "", 0)
+		if err != nil || len(has) != 1 || news.Snapshot.StateDir != has[0] {
+			t.Fatalf("%q believe that they have it; %q answers, %v", has, news.Snapshot.StateDir, err)
+		}
+	}
+}
+
+// TestADirectoryThatSomebodyLocks: whoever may read it may lock it for ever, which keeps nobody from anything.
+func TestADirectoryThatSomebodyLocks(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	dir, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	s := control.NewServer(newAgent(), zerolog.Nop())
+	defer s.Close()
+	if err := s.Keep(socket, -1, -1); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestClosing ends everything at once, also what waits.
