@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,9 +67,9 @@ func Adopt(a Adoption) (*store.Generation, []string, error) {
 	}
 	if want, err := desire(a.Certificate, a.Host); err == nil {
 		meta.Request = &want.recorded
-		if !bytes.Equal(want.recorded.SubjectDER, a.Pair.Leaf.RawSubject) {
+		if asked := want.recorded.Subject; !bytes.Equal(want.recorded.SubjectDER, a.Pair.Leaf.RawSubject) && asked != a.Pair.Leaf.Subject.String() {
 			warnings = append(warnings, fmt.Sprintf("its subject is %q, and the configuration asks for %q: it is renewed with its own",
-				a.Pair.Leaf.Subject, want.recorded.Subject))
+				a.Pair.Leaf.Subject, asked))
 		}
 	} // else nothing is recorded, and that is no drift either
 	g, err := stored.Commit(store.Issue{
@@ -115,6 +116,9 @@ func (a Adoption) check() (warnings []string, err error) {
 	case a.Credible && !a.Now.Before(leaf.NotAfter):
 		return nil, refuse("it cannot log in any more: let the agent enrol with its bootstrap credential",
 			"the certificate expired %s (%s)", status.Until(leaf.NotAfter.Sub(a.Now)), leaf.NotAfter.Format(time.DateTime))
+	case a.Credible && renew.LeafOf(leaf, false).Misdated(a.Now):
+		return nil, refuse("compare this device's clock with the CA's; import it when it is valid",
+			"the certificate becomes valid %s (%s) only", status.Until(leaf.NotBefore.Sub(a.Now)), leaf.NotBefore.Format(time.DateTime))
 	}
 	if !a.Credible {
 		warnings = append(warnings, "the clock is not credible, so that nobody looked whether the certificate has expired")
@@ -127,10 +131,26 @@ func (a Adoption) check() (warnings []string, err error) {
 	if plan := c.Policy.Plan(renew.LeafOf(leaf, false), a.Now); plan.State == renew.Due && c.Policy.Enabled {
 		warnings = append(warnings, "its renewal is due already")
 	}
+	if top := a.Pair.top(); !a.knows(top) {
+		warnings = append(warnings, fmt.Sprintf("%q, which issued it, did not come along and is not trusted (trusted_certs): unless that is a root "+
+			"that its readers have, add the certificates between to --cert", top.Issuer))
+	}
 	for _, s := range a.Pair.Spare {
 		warnings = append(warnings, "left out, being neither its chain nor a root: "+nameOf(s))
 	}
 	return warnings, nil
+}
+
+// knows tells whether what issued c came along, is trusted, or was learned from the server.
+func (a Adoption) knows(c *x509.Certificate) bool {
+	trusted, _ := readAnchors(a.Certificate.Trust.Files) // whoever cannot be read knows nobody
+	learned := store.Trust{}
+	if a.Certificate.URL != nil {
+		learned, _ = a.Store.Trust(a.Certificate.URL.String())
+	}
+	return slices.ContainsFunc(slices.Concat(a.Pair.CAs, trusted, learned.CAs), func(ca *x509.Certificate) bool {
+		return bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil
+	})
 }
 
 // brought is how the names of files begin in which pairs are handed to a running agent.
@@ -139,14 +159,22 @@ const brought = "import-"
 // BroughtName is a name for a file in which a pair is handed to a running agent, in the directory of its socket.
 func BroughtName(random string) string { return brought + random + ".pem" }
 
-// sweepBrought removes files that nobody asked about before the last agent ended.
-func sweepBrought(dir string) {
-	names, err := filepath.Glob(filepath.Join(dir, brought+"*.pem"))
+// broughtFor is how long such a file may lie there. Whoever made it asks for it at once, and removes it should that fail.
+const broughtFor = time.Minute
+
+// sweepBrought removes files that are older than broughtFor at now: who made them was killed.
+func sweepBrought(dir string, now time.Time) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return // only of a pattern that is wrong
+		return // the socket cannot be had either, which is said
 	}
-	for _, name := range names {
-		_ = os.Remove(name) // they are private; who is told of one that stays could do no more
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), brought) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > broughtFor {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // they are private; who is told of one that stays could do no more
+		}
 	}
 }
 
@@ -158,7 +186,8 @@ func (a *Agent) Import(ctx context.Context, i control.Import) (control.Imported,
 	a.mu.Lock()
 	dir := filepath.Dir(a.cfg.Control.Socket)
 	a.mu.Unlock()
-	pair, err := takeBrought(dir, i.File)
+	owner, _ := a.o.Store.Owner()
+	pair, err := takeBrought(dir, i.File, owner)
 	if err != nil {
 		return control.Imported{}, &control.Error{Status: http.StatusUnprocessableEntity, Text: err.Error()}
 	}
@@ -186,8 +215,9 @@ func (a *Agent) Import(ctx context.Context, i control.Import) (control.Imported,
 	}
 }
 
-// takeBrought reads a pair and removes its file. Only root and the agent's user could have put it there: it must be theirs.
-func takeBrought(dir, name string) (Pair, error) {
+// takeBrought reads a pair and removes its file. It must belong to root, or to who the agent
+// works for: only they could have put it there.
+func takeBrought(dir, name string, owner int) (Pair, error) {
 	if !strings.HasPrefix(name, brought) || name != filepath.Base(name) {
 		return Pair{}, fmt.Errorf("%q is no name of a file in %s that begins with %s", name, dir, brought)
 	}
@@ -197,7 +227,7 @@ func takeBrought(dir, name string) (Pair, error) {
 		return Pair{}, err
 	}
 	defer clear(text)
-	if uid, _ := durable.Owner(info); uid != 0 && uid != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
+	if uid, _ := durable.Owner(info); uid != 0 && uid != owner || info.Mode().Perm()&0o077 != 0 {
 		return Pair{}, fmt.Errorf("%s is not for the agent's user alone", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -226,7 +256,7 @@ func (k *keeper) adopt(p Pair, replace bool) (control.Imported, error) {
 	if err != nil {
 		warnings = slices.Concat(warnings, []string{err.Error()}) // it is live; the retry state is tried again at each look
 	}
-	k.retry, k.ordered = adopted(k.retry, a.o.Now()), false
+	k.retry = adopted(k.retry, a.o.Now())
 	k.readLive()
 	a.o.Log.Info().Str("event", "import").Str("certificate", k.id).Int("generation", g.Number).Str("serial", g.Serial()).Strs("warnings", warnings).
 		Msg("certificate imported")

@@ -102,8 +102,8 @@ type Agent struct {
 	rewake chan struct{}
 	// changed tells Run that a keeper published something.
 	changed chan struct{}
-	// lookAtSocket has keepSocket look.
-	lookAtSocket chan struct{}
+	// lookAtSocket has keepSocket look, and close the channel that it is given.
+	lookAtSocket chan chan struct{}
 	// lookAtTextfile has keepTextfile look, and lookAtListener keepListener.
 	lookAtTextfile, lookAtListener chan struct{}
 	started                        time.Time
@@ -190,7 +190,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		o: o, cfg: o.Config,
 		committing: make(slots, maxCommitting), writing: make(slots, maxWriting), telling: make(slots, maxTelling), lookAtOutputs: make(chan struct{}, 1),
-		lookAtSocket: make(chan struct{}, 1), lookAtTextfile: make(chan struct{}, 1), lookAtListener: make(chan struct{}, 1),
+		lookAtSocket: make(chan chan struct{}, 1), lookAtTextfile: make(chan struct{}, 1), lookAtListener: make(chan struct{}, 1),
 		news: make(chan struct{}), started: o.Now(),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
 		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
@@ -257,8 +257,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			err := a.reload(ctx)
 			a.o.Notify("READY=1")
 			send(a.changed, struct{}{})
-			send(a.lookAtSocket, struct{}{}) // it may be another
 			send(a.lookAtListener, struct{}{})
+			a.moveSocket()
 			if answer != nil {
 				answer <- err
 			}

@@ -26,7 +26,6 @@ type view struct {
 	now      time.Time
 	decision decision
 	running  bool // an attempt is under way
-	ordered  bool // see status.Certificate
 	attempts []status.Attempts
 	problems []Problem // of the keeper itself
 }
@@ -37,7 +36,7 @@ func describe(v view) status.Certificate {
 		ID: v.id, NextTry: v.decision.at, NextWhy: v.decision.why,
 		Failures: v.retry.Failures, LastTry: v.retry.LastTry, LastSuccess: v.retry.LastSuccess,
 		LastIdentity: v.retry.LastIdentity, LastClass: v.retry.LastClass, LastError: v.retry.LastError,
-		Pending: !v.retry.PendingUntil.IsZero(), Ordered: v.ordered, Attempts: v.attempts, Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
+		Pending: !v.retry.PendingUntil.IsZero(), Ordered: v.retry.Ordered, Attempts: v.attempts, Problems: []Problem{}, Outputs: []status.Output{}, Hooks: []status.Hook{},
 	}
 	if v.cfg != nil {
 		s.Role = string(v.cfg.Role)

@@ -55,7 +55,6 @@ type keeper struct {
 	from        int                // the generation that was live when the running attempt began; 0 for none
 	cancel      context.CancelFunc // ends the running attempt
 	saveErr     error              // the retry state could not be written
-	ordered     bool               // see status.Certificate
 	why         string             // what the last look planned, for people
 	planned     time.Time          // and for when
 	attempts    []status.Attempts  // since the agent was started; shared with views: it never changes
@@ -507,6 +506,6 @@ func (k *keeper) publish(d decision, lookErr error) {
 	if !d.attempt && (d.why != k.why || !d.at.Equal(k.planned)) {
 		k.logPlan(d)
 	}
-	v.ordered, v.attempts, k.why, k.planned = k.ordered, k.attempts, d.why, d.at
+	v.attempts, k.why, k.planned = k.attempts, d.why, d.at
 	k.agent.published(k, v)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"certagent/agent/config"
+	"certagent/agent/control"
 	"certagent/est"
 	"certagent/est/esttest"
 	"certagent/store"
@@ -31,9 +32,10 @@ type lastTurn struct {
 	Dir   string // with config.toml and the state directory
 	At    int    // number of the call at which it dies: on its file system, or to the server
 	Ahead time.Duration
+	Order *control.Renewal // what it is told in a run, in place of a turn
 }
 
-// dieInATurn is the device: one turn with the EST client that it has in life.
+// dieInATurn is the device: one turn, or one order, with the EST client that it has in life.
 func dieInATurn(task string) error {
 	var l lastTurn
 	if err := json.Unmarshal([]byte(task), &l); err != nil {
@@ -63,7 +65,11 @@ func dieInATurn(task string) error {
 		Now:  func() time.Time { return time.Now().Add(l.Ahead) },
 		Dial: unreliable(fsys, func(o est.Options) (Enroller, error) { return est.New(o) }),
 	})
-	if err == nil {
+	switch {
+	case err != nil:
+	case l.Order != nil:
+		err = obey(a, *l.Order)
+	default:
 		err = a.Once(context.Background())
 	}
 	return errors.Join(err, s.Close())
@@ -157,7 +163,15 @@ func diesAt(t *testing.T, server *esttest.Server, before *gateway, at int) bool 
 // dies runs the device in a process of its own, and reports whether it was killed.
 func (g *gateway) dies(t *testing.T, at int) bool {
 	t.Helper()
-	task, err := json.Marshal(lastTurn{Dir: g.dir, At: at, Ahead: g.ahead})
+	killed, _ := g.diesWith(t, lastTurn{At: at})
+	return killed
+}
+
+// diesWith is dies for what l says, and what the device said before it died.
+func (g *gateway) diesWith(t *testing.T, l lastTurn) (killed bool, says string) {
+	t.Helper()
+	l.Dir, l.Ahead = g.dir, g.ahead
+	task, err := json.Marshal(l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,10 +181,10 @@ func (g *gateway) dies(t *testing.T, at int) bool {
 	cmd.Stdout, cmd.Stderr = &said, &said
 	err = cmd.Run()
 	if cmd.ProcessState != nil && cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
-		return true
+		return true, said.String()
 	}
 	if err != nil {
-		t.Fatalf("not killed at call %d: %v\n%s", at, err, &said)
+		t.Fatalf("not killed at call %d: %v\n%s", l.At, err, &said)
 	}
-	return false
+	return false, said.String()
 }

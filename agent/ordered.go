@@ -105,10 +105,10 @@ func (k *keeper) renew(r control.Renewal) control.Renewed {
 		answer.Refused = "the request waits for approval at the server until " + retry.PendingUntil.Local().Format(time.DateTime)
 		answer.Hint = "approve it there, or have it dropped and a new one made with --discard"
 		return answer
-	case retry.Reissue != string(reasonNewKey):
-		retry.Reissue = string(reasonForced)
+	default:
+		retry.Reissue = wish(retry.Reissue, string(reasonForced), false)
 	}
-	k.ordered = true
+	retry.Ordered = true
 	if k.running {
 		// What is under way is as new as what a second attempt would bring, unless it has brought it already and is only
 		// about to say so: whoever saw that certificate wants the next one. If it fails, the wish stands.
@@ -121,6 +121,14 @@ func (k *keeper) renew(r control.Renewal) control.Renewed {
 	}
 	k.save()
 	return answer
+}
+
+// wish is what is wanted after an order where before was wanted already: a new key stays wanted, unless that is taken back (discard).
+func wish(before, ordered string, discard bool) string {
+	if before == string(reasonNewKey) && !discard {
+		return before
+	}
+	return ordered
 }
 
 // left is what is left of a wish when a certificate was issued for some reason: one for a new key is granted by an attempt

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -302,6 +304,106 @@ func TestReloadNow(t *testing.T) {
 		}
 		if c := shown(t, a, "mqtt"); c.ID == "" {
 			t.Error("it is not in force yet")
+		}
+	})
+}
+
+// What is wanted is one thing: a new key stays wanted until it is granted or taken back.
+func TestWish(t *testing.T) {
+	t.Parallel()
+	forced, newKey := string(reasonForced), string(reasonNewKey)
+	for _, c := range []struct {
+		before, ordered string
+		discard         bool
+		want            string
+	}{
+		{"", forced, false, forced},
+		{string(reasonBroken), forced, false, forced},
+		{forced, newKey, true, newKey},
+		{newKey, forced, false, newKey},
+		{newKey, forced, true, forced},
+	} {
+		if got := wish(c.before, c.ordered, c.discard); got != c.want {
+			t.Errorf("%q after %q (discard %v) is %q, want %q", c.ordered, c.before, c.discard, got, c.want)
+		}
+	}
+}
+
+// What was ordered while the retry state could not be read is joined with what stands there.
+func TestOrderBeforeTheRetryStateIsRead(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		onDisk, ordered, want store.Retry
+	}{
+		"nothing ordered": {
+			onDisk: store.Retry{Reissue: "new-key", Ordered: true, Failures: 3},
+			want:   store.Retry{Reissue: "new-key", Ordered: true, Failures: 3},
+		},
+		"forced over a wish for a new key": {
+			onDisk:  store.Retry{Reissue: "new-key", NextTry: time.Unix(1e9, 0)},
+			ordered: store.Retry{Reissue: "forced", Ordered: true},
+			want:    store.Retry{Reissue: "new-key", Ordered: true},
+		},
+		"a new key, the request dropped": {
+			onDisk:  store.Retry{Failures: 3, PendingUntil: time.Unix(2e9, 0).UTC()},
+			ordered: store.Retry{Reissue: "new-key", Ordered: true, Discard: true},
+			want:    store.Retry{Failures: 3, PendingUntil: time.Unix(2e9, 0).UTC(), Reissue: "new-key", Ordered: true, Discard: true},
+		},
+		"the wish for a new key taken back": {
+			onDisk:  store.Retry{Reissue: "new-key"},
+			ordered: store.Retry{Reissue: "forced", Ordered: true, Discard: true},
+			want:    store.Retry{Reissue: "forced", Ordered: true, Discard: true},
+		},
+	} {
+		s, err := store.Open(t.TempDir(), store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		stored, err := s.Certificate("mqtt")
+		if err == nil {
+			err = stored.SaveRetry(c.onDisk)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := &keeper{stored: stored, retry: c.ordered, unread: 1}
+		if err := k.readRetry(); err != nil || !reflect.DeepEqual(k.retry, c.want) {
+			t.Errorf("%s: %v\n%+v, want\n%+v", name, err, k.retry, c.want)
+		}
+	}
+}
+
+// Who waits for what was ordered need not care that the agent is started anew: it goes on being ordered, on disk too, until it
+// has come to an end.
+func TestOrderOutlastsARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, longLife, oneCertificate)
+		a, stop := d.boot()
+		settle()
+		stopping := make(chan struct{})
+		d.ca.fail(func(call) error {
+			<-stopping
+			return context.Canceled
+		})
+		mustOrder(t, a, control.Renewal{})
+		settle()
+		time.AfterFunc(time.Second, func() { close(stopping) })
+		stop()
+		d.ca.fail(func(call) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		a, stop = d.boot()
+		defer stop()
+		if c := shown(t, a, "device-id"); !c.Ordered || c.Generation != 1 {
+			t.Errorf("after the restart: %+v", c)
+		}
+		time.Sleep(time.Minute)
+		settle()
+		if c := shown(t, a, "device-id"); c.Ordered || c.Generation != 2 {
+			t.Errorf("in the end: %+v", c)
 		}
 	})
 }

@@ -59,7 +59,7 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	if k.forcedAgain {
 		k.forcedAgain, k.retry.Reissue = false, cmp.Or(k.retry.Reissue, string(reasonForced))
 	}
-	k.ordered = k.retry.Reissue != ""
+	k.retry.Ordered = k.retry.Reissue != ""
 	k.retry.RenewAt = k.cfg.Policy.Plan(*k.leaf(), now).RenewAt // as the next look will find it
 	e.Result, e.NextTry, e.NextWhy = status.Issued, k.retry.RenewAt, nextThreshold
 	k.save()
@@ -83,7 +83,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 	level, said := attemptLevel(v, k.live != nil && !now.Before(k.live.Leaf.NotAfter)), "certificate not issued"
 	e.failed(r.err, v)
 	keepTries(retry, triesOf(*retry).Tried(k.leaf(), now))
-	k.ordered = k.ordered && retry.Discard // what was asked for during the attempt has its own
+	retry.Ordered = retry.Ordered && retry.Discard // what was asked for during the attempt has its own
 	retry.LastClass, retry.LastError, retry.PendingUntil = v.class, clip(r.err.Error()), time.Time{}
 	wait, capped := renew.CapRetryAfter(v.retryAfter, v.pending)
 	v.problem.Text = clip(v.problem.Text)

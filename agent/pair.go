@@ -74,6 +74,14 @@ func parsePair(certs, key []byte, certName, keyName string) (Pair, error) {
 	return p, nil
 }
 
+// top is the last certificate of the way up from the leaf that came along, short of a root.
+func (p Pair) top() *x509.Certificate {
+	if n := len(p.Chain); n > 0 {
+		return p.Chain[n-1]
+	}
+	return p.Leaf
+}
+
 // PEM is the pair as one text, the key among it: for a file that nobody else may read. The caller clears it.
 func (p Pair) PEM() ([]byte, error) {
 	der, err := keys.PKCS8(p.Key)

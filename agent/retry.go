@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"fmt"
 	"time"
 
@@ -25,7 +24,10 @@ func (k *keeper) readRetry() error {
 		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
 			Msg("retry state not read; back-off begins anew")
 	}
-	r.Reissue = cmp.Or(k.retry.Reissue, r.Reissue) // it may have been forced meanwhile
+	if o := k.retry; o.Ordered { // meanwhile
+		r.Ordered, r.Reissue, r.Discard = true, wish(r.Reissue, o.Reissue, o.Discard), r.Discard || o.Discard
+		r.NextTry, r.RetryAfter = time.Time{}, time.Time{}
+	}
 	k.retry, k.unread = r, 0
 	k.noticeEnd()
 	return nil
@@ -47,9 +49,10 @@ func (k *keeper) noticeCommit() {
 		return
 	}
 	m, before := k.live.Meta, k.retry
+	stands := left(before.Reissue, m.Reason)
 	k.retry = store.Retry{
 		LastTry: m.Issued, LastSuccess: m.Issued, LastIdentity: m.Identity, Login: before.Login, Drift: before.Drift,
-		Spent: spent(before, reason(m.Reason), m.Issued), Reissue: left(before.Reissue, m.Reason),
+		Spent: spent(before, reason(m.Reason), m.Issued), Reissue: stands, Ordered: before.Ordered && stands != "",
 	}
 }
 
@@ -62,7 +65,7 @@ func believed(r store.Retry, now time.Time) store.Retry {
 	}
 	return store.Retry{
 		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Login: r.Login, Losses: r.Losses,
-		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Discard: r.Discard, Spent: r.Spent, Begun: r.Begun, Drift: store.Drift{Wanted: r.Drift.Wanted},
+		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Discard: r.Discard, Ordered: r.Ordered, Spent: r.Spent, Begun: r.Begun, Drift: store.Drift{Wanted: r.Drift.Wanted},
 	}
 }
 

@@ -22,7 +22,7 @@ type Control interface {
 	Close()
 }
 
-// openWithin is how long the start waits for the control socket: who is told that the agent is ready finds it there. A
+// openWithin is how long the start, or a reload, waits for the control socket: who is told that the agent is ready finds it there. A
 // directory on a file system that hangs keeps nobody from starting.
 const openWithin = time.Second
 
@@ -33,6 +33,24 @@ func (a *Agent) openSocket(ctx context.Context, tasks *sync.WaitGroup) {
 	}
 	opened := make(chan struct{})
 	tasks.Go(func() { a.keepSocket(ctx, opened) }) // ends with ctx
+	await(opened)
+}
+
+// moveSocket has the control socket where the configuration says now, before who asked for the reload asks for more.
+func (a *Agent) moveSocket() {
+	if a.o.Control == nil {
+		return
+	}
+	opened := make(chan struct{})
+	select {
+	case <-a.lookAtSocket: // of the minute, for whom nobody waits
+	default:
+	}
+	send(a.lookAtSocket, opened)
+	await(opened)
+}
+
+func await(opened <-chan struct{}) {
 	late := time.NewTimer(openWithin)
 	defer late.Stop()
 	select {
@@ -42,24 +60,22 @@ func (a *Agent) openSocket(ctx context.Context, tasks *sync.WaitGroup) {
 }
 
 // keepSocket keeps the control socket where the configuration says, looking when it is told to: once a minute, and after a
-// reload. It closes opened after the first look.
+// reload. It closes opened, and what it is told with, after the look.
 func (a *Agent) keepSocket(ctx context.Context, opened chan<- struct{}) {
 	server := a.o.Control(a)
 	defer server.Close()
-	for first := true; ; first = false {
-		a.noteSocket(a.lookAfterSocket(server, first))
-		if first {
-			close(opened)
-		}
+	for {
+		a.noteSocket(a.lookAfterSocket(server))
+		close(opened)
 		select {
 		case <-ctx.Done():
 			return
-		case <-a.lookAtSocket:
+		case opened = <-a.lookAtSocket:
 		}
 	}
 }
 
-func (a *Agent) lookAfterSocket(server Control, first bool) error {
+func (a *Agent) lookAfterSocket(server Control) error {
 	a.mu.Lock()
 	socket := a.cfg.Control.Socket
 	a.mu.Unlock()
@@ -67,9 +83,7 @@ func (a *Agent) lookAfterSocket(server Control, first bool) error {
 	if err := ensureRunDir(filepath.Dir(socket), uid, gid); err != nil {
 		return fmt.Errorf("open the control socket %s: %w", socket, err)
 	}
-	if first {
-		sweepBrought(filepath.Dir(socket))
-	}
+	sweepBrought(filepath.Dir(socket), a.o.Now())
 	return server.Keep(socket, uid, gid)
 }
 

@@ -42,7 +42,7 @@ func (a *Agent) tick(ctx context.Context) {
 			a.keepPlace()
 			looked = a.lookAtFiles(looked)
 			send(a.lookAtOutputs, struct{}{})
-			send(a.lookAtSocket, struct{}{})
+			send(a.lookAtSocket, make(chan struct{}))
 			send(a.lookAtTextfile, struct{}{})
 			send(a.lookAtListener, struct{}{})
 			a.keepLastGood()

@@ -52,6 +52,8 @@ type Retry struct {
 	Reissue string `json:"reissue,omitempty"`
 	// Discard says that the pending request is to be dropped before the next try.
 	Discard bool `json:"discard,omitempty"`
+	// Ordered says that a person asked for Reissue, and that no attempt made for it has come to an end.
+	Ordered bool `json:"ordered,omitempty"`
 	// Login is a hash of what the back-off belongs to: URL, login, anchors. When it changes the back-off is void.
 	Login string `json:"login,omitempty"`
 	// RenewAt is the schedule as last planned, for those who show it without knowing the configuration.
