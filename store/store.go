@@ -245,6 +245,16 @@ func (s *Store) Close() error {
 	return lock.Release()
 }
 
+// Is tells whether an agent has made dir its state directory. It needs no right but to look into it.
+func Is(dir string) bool {
+	for _, name := range []string{"lock", "certs"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+			return false
+		}
+	}
+	return dir != ""
+}
+
 // Dir is the absolute path of the state directory, links resolved.
 func (s *Store) Dir() string { return s.dir }
 

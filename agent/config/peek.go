@@ -23,7 +23,7 @@ func Peek(file string) (stateDir string) {
 // PeekSocket recovers the control socket's path in the same way, so that a running agent can be told of a file that does
 // not load. Without anything to go by it is the default.
 func PeekSocket(file string, d Defaults) (socket string) {
-	runDir := cmp.Or(d.RunDir, defaultRunDir)
+	runDir := filepath.Dir(Socket(d))
 	for doc := range documents(file) {
 		root, _, _ := parseTOML("", doc)
 		if n := root.get("run_dir"); n != nil && n.kind == kindString && filepath.IsAbs(n.text) {
@@ -35,6 +35,9 @@ func PeekSocket(file string, d Defaults) (socket string) {
 	}
 	return cmp.Or(socket, filepath.Join(runDir, socketName))
 }
+
+// Socket is the path of the control socket where the configuration names neither it nor its directory.
+func Socket(d Defaults) string { return filepath.Join(cmp.Or(d.RunDir, defaultRunDir), socketName) }
 
 // documents are the files of a configuration, as far as they can be read.
 func documents(file string) iter.Seq[[]byte] {

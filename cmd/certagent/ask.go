@@ -25,12 +25,14 @@ const (
 // client is for the agent that the configuration means, whether that loads (cfg) or not (nil). It believes what root says,
 // whoever the state directory belongs to, and this process's user.
 func (p *program) client(cfg *config.Config) *control.Client {
-	socket := ""
 	if cfg != nil {
-		socket = cfg.Control.Socket
-	} else {
-		socket = config.PeekSocket(p.configFile, defaults())
+		return p.clientAt(cfg.Control.Socket, cfg)
 	}
+	return p.clientAt(config.PeekSocket(p.configFile, p.defaults()), cfg)
+}
+
+// clientAt is client for an agent that may listen elsewhere.
+func (p *program) clientAt(socket string, cfg *config.Config) *control.Client {
 	owners := []uint32{0, uint32(os.Geteuid())}
 	if info, err := os.Stat(p.stateDirOf(cfg)); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -58,7 +60,7 @@ func (p *program) ask(ctx context.Context, client *control.Client, cfg *config.C
 // namedStateDir is the state directory with links resolved, if the configuration or the environment names one; "" where only the
 // default is left, because the configuration cannot be read.
 func (p *program) namedStateDir(cfg *config.Config) string {
-	dir := defaults().StateDir
+	dir := p.defaults().StateDir
 	if cfg != nil {
 		dir = cfg.StateDir
 	} else if peeked := config.Peek(p.configFile); peeked != "" {
@@ -89,9 +91,17 @@ func (p *program) unreached(err error, cfg *config.Config) error {
 	case !errors.Is(err, control.ErrNobody):
 		return failed(&hint{err, "its log says why (journalctl -u certagent); SIGUSR1 renews, SIGHUP reloads"})
 	case heldErr == nil && held:
-		return failed(&hint{err, "an agent runs, and listens elsewhere or not at all: its log says why, or it was started before run_dir changed"})
+		return failed(&hint{err, "an agent runs, and listens elsewhere, not at all, or not yet: its log says why, or run_dir was changed since it read it"})
 	}
 	return failed(&hint{err, "start it (systemctl start certagent); certagent run --once does what is due without it"})
+}
+
+// waitable refuses a time to wait that is none.
+func waitable(timeout time.Duration) error {
+	if timeout < 0 {
+		return misused(fmt.Errorf("--timeout is %v, and cannot be negative", timeout))
+	}
+	return nil
 }
 
 // find is the certificate called id in a Snapshot.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,9 +33,10 @@ func (p *program) importCommand() *cobra.Command {
 renewed from now on. The certificate must be in the configuration. What is asked for there counts as what it was
 issued for: nothing is issued anew before renewal is due.
 
---cert is PEM: the certificate, its chain, and roots if there are any. --key is PEM and not encrypted. Both are
-copied; remove them afterwards. It works with and without a running agent. With one, the key goes through a
-private file beside the control socket, which only root and the agent's user can make.
+--cert is PEM: the certificate, its chain, and roots if there are any, in any order. --key is PEM and not encrypted;
+it may be in the same file. openssl x509 and openssl pkey make PEM of other forms. Both are copied; remove them
+afterwards. It works with and without a running agent. With one, the key goes through a private file beside the
+control socket, which only root and the agent's user can make.
 
 Exit codes: 0 taken over, 1 refused or failed, 2 usage or configuration.`,
 		Example: "  certagent import device-id --cert /var/lib/aziot/certd/certs/device-id.pem --key device-id.key.pem",
@@ -67,7 +70,11 @@ func (p *program) importPair(ctx context.Context, id, certFile, keyFile string, 
 	}
 	pair, err := agent.ReadPair(certFile, keyFile)
 	if err != nil {
-		return failed(fmt.Errorf("read the certificate and its key: %w", err))
+		err = fmt.Errorf("read the certificate and its key: %w", err)
+		if _, unopened := errors.AsType[*fs.PathError](err); !unopened {
+			err = &hint{err, "certagent import --help says what the two files hold"}
+		}
+		return failed(err)
 	}
 	held, err := store.Held(cfg.StateDir)
 	if err != nil {
@@ -113,7 +120,7 @@ func (p *program) handOver(ctx context.Context, cfg *config.Config, i control.Im
 	}
 	perm := durable.Perm{Mode: 0o600, UID: -1, GID: -1}
 	if os.Geteuid() == 0 {
-		info, err := os.Lstat(cfg.Control.Socket)
+		info, err := os.Stat(cfg.StateDir) // not the socket, in whose place its directory's owner may put another
 		if err != nil {
 			return control.Imported{}, failed(err)
 		}
@@ -124,6 +131,9 @@ func (p *program) handOver(ctx context.Context, cfg *config.Config, i control.Im
 		return control.Imported{}, failed(err)
 	}
 	defer clear(text)
+	// From here on an interrupt must not leave the key behind.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	i.File = agent.BroughtName(rand.Text())
 	file := filepath.Join(filepath.Dir(cfg.Control.Socket), i.File)
 	defer func() { _ = os.Remove(file) }() // the agent removes it when it has read it
@@ -136,6 +146,9 @@ func (p *program) handOver(ctx context.Context, cfg *config.Config, i control.Im
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
 	taken, err := client.Import(ctx, i)
+	if errors.Is(ctx.Err(), context.Canceled) && err != nil {
+		return control.Imported{}, failed(&hint{errors.New("interrupted"), "certagent status says whether it was taken over all the same"})
+	}
 	if err != nil {
 		return control.Imported{}, p.unreached(err, cfg)
 	}

@@ -16,7 +16,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"certagent/agent/config"
+	"certagent/agent/control"
 	"certagent/agent/status"
+	"certagent/store"
 )
 
 // Set by the linker (Makefile): the version, and the commit's date in Unix seconds.
@@ -108,6 +110,8 @@ func (h *hint) Unwrap() error { return h.err }
 type program struct {
 	stdout, stderr io.Writer
 	configFile     string
+	// ofConsumer: the command may run in the unit of a consumer; see defaults.
+	ofConsumer bool
 }
 
 func (p *program) command() *cobra.Command {
@@ -152,12 +156,20 @@ Exit codes: 0 well, 1 failed, 2 usage or configuration; status and wait have mor
 	return root
 }
 
-// defaults are the directories that systemd hands to the service (systemd.exec(5), StateDirectory=).
-func defaults() config.Defaults {
-	return config.Defaults{StateDir: os.Getenv("STATE_DIRECTORY"), RunDir: os.Getenv("RUNTIME_DIRECTORY")}
+// defaults are the directories that systemd hands to the service (systemd.exec(5), StateDirectory=). In the unit of a consumer they
+// are the consumer's, and count only where an agent has made them its own.
+func (p *program) defaults() config.Defaults {
+	d := config.Defaults{StateDir: os.Getenv("STATE_DIRECTORY"), RunDir: os.Getenv("RUNTIME_DIRECTORY")}
+	if p.ofConsumer && !store.Is(d.StateDir) {
+		d.StateDir = ""
+	}
+	if p.ofConsumer && !control.Is(config.Socket(d)) {
+		d.RunDir = ""
+	}
+	return d
 }
 
-func (p *program) load() (*config.Config, error) { return config.Load(p.configFile, defaults()) }
+func (p *program) load() (*config.Config, error) { return config.Load(p.configFile, p.defaults()) }
 
 // built is the date of the commit, before which no clock is believed; zero if unknown.
 func built() time.Time {

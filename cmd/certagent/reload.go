@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"certagent/agent/config"
 	"certagent/agent/control"
 )
 
@@ -26,11 +27,15 @@ Exit codes: 0 loaded, 1 failed, 2 the configuration is wrong.`,
 
 func (p *program) reload(ctx context.Context) error {
 	cfg, _ := p.load() // the agent says what is wrong with it
-	client := p.client(cfg)
-	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
-	err := client.Reload(ctx)
+	err := reloadAt(ctx, p.client(cfg))
+	if before := p.lastSocket(cfg); before != "" && errors.Is(err, control.ErrNobody) {
+		// The place of the socket may be what changed. Should a saved file have been noticed meanwhile, it is where it should be.
+		if err = reloadAt(ctx, p.clientAt(before, cfg)); errors.Is(err, control.ErrNobody) {
+			err = reloadAt(ctx, p.client(cfg))
+		}
+	}
 	if e, ok := errors.AsType[*control.Error](err); ok && e.Status == http.StatusUnprocessableEntity {
 		return misused(&hint{err, "nothing was changed; certagent config check says when it is right"})
 	}
@@ -38,4 +43,22 @@ func (p *program) reload(ctx context.Context) error {
 		return p.unreached(err, cfg)
 	}
 	return nil
+}
+
+func reloadAt(ctx context.Context, client *control.Client) error {
+	defer client.Close()
+	return client.Reload(ctx)
+}
+
+// lastSocket is where an agent listens that has not read its files since they were changed; "" for who may not know.
+func (p *program) lastSocket(cfg *config.Config) string {
+	doc, err := lastGood(p.stateDirOf(cfg))
+	if err != nil {
+		return ""
+	}
+	last, err := config.Parse("last-good.toml", doc, p.defaults())
+	if err != nil {
+		return ""
+	}
+	return last.Control.Socket
 }

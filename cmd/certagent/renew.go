@@ -28,6 +28,9 @@ is tried again by the rules of retry, also after a restart.
 With --new-key the new certificate has a key that did not exist before, also with rotate_key = false: for a key that
 somebody else may have seen. That is wanted until it is granted; --discard takes it back.
 
+With --wait it tells of each certificate when it was issued, also if the agent is started anew meanwhile. An interrupt
+(Ctrl-C) ends the waiting and not the renewal.
+
 Exit codes: 0 asked for (with --wait: issued), 1 refused, failed or not done in time, 2 usage.`,
 		Example: "  certagent renew\n  certagent renew --wait mqtt\n  certagent renew --new-key --wait device-id",
 		RunE: func(c *cobra.Command, ids []string) error {
@@ -43,6 +46,9 @@ Exit codes: 0 asked for (with --wait: issued), 1 refused, failed or not done in 
 }
 
 func (p *program) renew(ctx context.Context, order control.Renewal, wait bool, timeout time.Duration) error {
+	if err := waitable(timeout); err != nil {
+		return err
+	}
 	cfg, _ := p.load() // a running agent needs no configuration that loads
 	client := p.client(cfg)
 	defer client.Close()
@@ -61,14 +67,17 @@ func (p *program) renew(ctx context.Context, order control.Renewal, wait bool, t
 	if err != nil {
 		return p.unreached(err, cfg)
 	}
-	w := &renewalWatch{program: p, started: news.Snapshot.Started, shown: map[string]string{}}
+	w := &renewalWatch{program: p, last: news.Snapshot, shown: map[string]string{}}
 	for _, a := range answers {
 		w.begin(a, wait)
 	}
 	if wait {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
-		w.follow(ctx, client, timeout)
+		w.follow(ctx, client)
+		if len(w.open) > 0 {
+			w.giveUp(timeout)
+		}
 	}
 	if w.err != nil {
 		return failed(w.err)
@@ -79,10 +88,11 @@ func (p *program) renew(ctx context.Context, order control.Renewal, wait bool, t
 // renewalWatch follows renewals to their end.
 type renewalWatch struct {
 	*program
-	started time.Time         // of the agent that was asked
-	open    []control.Renewed // those that have not come to an end
-	shown   map[string]string // what was last said of each
-	err     error             // what failed, a line for each
+	open  []control.Renewed // those that have not come to an end
+	last  status.Snapshot   // what the agent said last
+	away  error             // why it says nothing now; nil while it answers
+	shown map[string]string // what was last said of each
+	err   error             // what failed, a line for each
 }
 
 func (w *renewalWatch) begin(a control.Renewed, wait bool) {
@@ -107,44 +117,59 @@ func (w *renewalWatch) fail(id, why, try string) {
 	w.err = errors.Join(w.err, err)
 }
 
-// follow asks the agent until every renewal has come to an end, or ctx ends. An agent that does not answer for a while may be
-// on its way down or up.
-func (w *renewalWatch) follow(ctx context.Context, client *control.Client, timeout time.Duration) {
-	var news control.News
-	for len(w.open) > 0 {
-		next, changed, err := client.Status(ctx, news.Revision, control.MaxWait)
+// follow asks the agent until every renewal has come to an end, or ctx ends. An agent that does not answer may be on its way
+// down or up: what was asked of it stands, and one that is started anew goes on with it.
+func (w *renewalWatch) follow(ctx context.Context, client *control.Client) {
+	revision := ""
+	for len(w.open) > 0 && ctx.Err() == nil {
+		news, changed, err := client.Status(ctx, revision, control.MaxWait)
 		switch {
 		case ctx.Err() != nil:
-			for _, a := range w.open {
-				why := fmt.Sprintf("not done within %v", timeout)
-				if c, ok := find(news.Snapshot, a.ID); ok && c.NextWhy != "" {
-					why += ": " + c.NextWhy
-				}
-				w.fail(a.ID, why, "the agent goes on by itself; certagent status says how far it is")
-			}
-			return
 		case err != nil:
+			w.away = err
+			w.show("", err.Error()+"; waiting for it")
 			pause(ctx, time.Second)
 		case changed:
-			news = next
-			w.open = slices.DeleteFunc(w.open, func(a control.Renewed) bool { return w.ended(a, news.Snapshot) })
+			w.away, w.last, revision = nil, news.Snapshot, news.Revision
+			delete(w.shown, "")
+			w.open = slices.DeleteFunc(w.open, w.ended)
 		}
 	}
 }
 
-// ended says what came of a renewal, or how far it is.
-func (w *renewalWatch) ended(a control.Renewed, s status.Snapshot) bool {
-	c, kept := find(s, a.ID)
-	switch {
-	case !kept:
-		w.fail(a.ID, "it is not in the configuration any more", "")
-	case !s.Started.Equal(w.started) && c.Generation <= a.Generation:
-		w.fail(a.ID, "the agent was started anew meanwhile", "what was asked for stands; certagent status says how far it is")
-	case c.Ordered && s.Started.Equal(w.started):
-		if c.NextWhy != w.shown[a.ID] && c.NextWhy != "" {
-			w.shown[a.ID] = c.NextWhy
-			fmt.Fprintf(w.stderr, "certagent: %s: %s\n", a.ID, status.Printable(c.NextWhy))
+// giveUp says of each that has not come to an end how far it is.
+func (w *renewalWatch) giveUp(timeout time.Duration) {
+	for _, a := range w.open {
+		why := fmt.Sprintf("not done within %v", timeout)
+		if c, ok := find(w.last, a.ID); w.away != nil {
+			why += ": " + w.away.Error()
+		} else if ok && c.NextWhy != "" {
+			why += ": " + c.NextWhy
 		}
+		w.fail(a.ID, why, "what was asked for stands; certagent status says how far it is")
+	}
+}
+
+// show says on a terminal how it goes, when that is new: of a certificate, or of the agent ("").
+func (w *renewalWatch) show(id, text string) {
+	if text == "" || text == w.shown[id] || !isTerminal(w.stderr) {
+		return
+	}
+	w.shown[id] = text
+	if id != "" {
+		text = id + ": " + text
+	}
+	fmt.Fprintf(w.stderr, "certagent: %s\n", status.Printable(text))
+}
+
+// ended says what came of a renewal, or how far it is.
+func (w *renewalWatch) ended(a control.Renewed) bool {
+	c, kept := find(w.last, a.ID)
+	switch {
+	case !kept || c.State == status.Unmanaged:
+		w.fail(a.ID, "it is not in the configuration any more", "")
+	case c.Ordered:
+		w.show(a.ID, c.NextWhy)
 		return false
 	case c.Generation > a.Generation:
 		fmt.Fprintf(w.stdout, "%s: issued, valid until %s: %s\n", a.ID, c.NotAfter.Local().Format(time.DateTime), c.Directory)

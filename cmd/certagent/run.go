@@ -182,7 +182,7 @@ func (p *program) loadOrLastGood() (cfg *config.Config, why, err error) {
 	if err != nil {
 		return nil, nil, errors.Join(why, err)
 	}
-	cfg, err = config.Parse(filepath.Join(dir, "last-good.toml"), doc, defaults())
+	cfg, err = config.Parse(filepath.Join(dir, "last-good.toml"), doc, p.defaults())
 	if err != nil {
 		return nil, nil, errors.Join(why, fmt.Errorf("the last good configuration does not load either:\n%w", err))
 	}
@@ -209,7 +209,7 @@ func (p *program) stateDirOf(cfg *config.Config) string {
 	if dir := config.Peek(p.configFile); dir != "" {
 		return dir
 	}
-	if dir := defaults().StateDir; dir != "" {
+	if dir := p.defaults().StateDir; dir != "" {
 		return dir
 	}
 	return "/var/lib/certagent"

@@ -46,16 +46,20 @@ Exit codes: 0 valid; at the timeout that of certagent status for this certificat
 const lookEvery = time.Second
 
 func (p *program) wait(ctx context.Context, id string, timeout time.Duration) error {
+	if err := waitable(timeout); err != nil {
+		return err
+	}
+	p.ofConsumer = true
 	deadline, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var last status.Snapshot
-	var revision string
+	var revision, said string
 	for {
 		cfg, configErr := p.load()
 		client := p.client(cfg)
 		news, err := p.news(ctx, deadline, client, cfg, revision)
 		client.Close()
-		asked := err == nil
+		asked, unanswered := err == nil, err
 		all := asked
 		if asked && news.Revision != revision {
 			last, revision = news.Snapshot, news.Revision
@@ -77,6 +81,10 @@ func (p *program) wait(ctx context.Context, id string, timeout time.Duration) er
 		if deadline.Err() != nil {
 			return p.notValid(last, id, timeout)
 		}
+		if now := waitsFor(last, id, unanswered); now != said {
+			said = now
+			fmt.Fprintf(p.stderr, "certagent: %s\n", status.Printable(now))
+		}
 		if !asked {
 			pause(deadline, lookEvery)
 		}
@@ -95,6 +103,12 @@ func (p *program) news(ctx, deadline context.Context, client *control.Client, cf
 	return news, err
 }
 
+// serves tells whether the certificate itself can be used, and on this device.
+func serves(c status.Certificate) bool {
+	return slices.Contains([]status.State{status.Valid, status.Due, status.Overdue}, c.State) &&
+		!slices.ContainsFunc(c.Problems, func(p status.Problem) bool { return p.Code == "cloned-state" })
+}
+
 // usable tells whether a consumer can begin. That nobody keeps the certificate is an error where everything is known of
 // what is kept (all).
 func usable(s status.Snapshot, id string, all bool) (bool, error) {
@@ -107,10 +121,26 @@ func usable(s status.Snapshot, id string, all bool) (bool, error) {
 	case c.State == status.Unmanaged:
 		return false, misused(fmt.Errorf("%s is not in the configuration any more, and nobody renews it", id))
 	}
-	usable := slices.Contains([]status.State{status.Valid, status.Due, status.Overdue}, c.State)
-	cloned := slices.ContainsFunc(c.Problems, func(p status.Problem) bool { return p.Code == "cloned-state" })
 	pending := slices.ContainsFunc(c.Outputs, func(o status.Output) bool { return o.State == "pending" })
-	return usable && !cloned && !pending, nil
+	return serves(c) && !pending, nil
+}
+
+// waitsFor says why a consumer cannot begin yet; unanswered is why the agent was not asked, nil if it was.
+func waitsFor(s status.Snapshot, id string, unanswered error) string {
+	c, ok := find(s, id)
+	why := string(c.State)
+	switch {
+	case !ok:
+		why = "nothing is known of it yet"
+	case serves(c):
+		why += ", and its outputs are not written yet"
+	case c.NextWhy != "":
+		why += ": " + c.NextWhy
+	}
+	if unanswered != nil {
+		why += " (" + unanswered.Error() + ")"
+	}
+	return "waiting for " + id + ": " + why
 }
 
 // notValid says how it stands with the certificate after all that time.
