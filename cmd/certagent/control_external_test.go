@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -111,4 +114,35 @@ func TestControlByUserAndGroup(t *testing.T) {
 	take()
 	g.stop()
 	take()
+}
+
+// TestCurl follows docs/control-api.md with curl, word for word but for where the socket is.
+func TestCurl(t *testing.T) {
+	page, err := os.ReadFile("../../docs/control-api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := esttest.New(t, esttest.Options{})
+	g := newGateway(t)
+	g.configure(served(s))
+	g.start()
+	was := g.next("mqtt", nil)
+	examples := regexp.MustCompile(`(?m)^    curl (.*\\\n)*.*$`).FindAllString(string(page), -1)
+	if len(examples) < 4 {
+		t.Fatalf("docs/control-api.md has %d examples", len(examples))
+	}
+	for _, example := range examples {
+		typed := strings.Replace(example, "/run/certagent/control.sock", g.path("run", "control.sock"), 1)
+		if typed == example {
+			t.Errorf("another socket: %s", example)
+		}
+		var stdout, stderr bytes.Buffer
+		sh := exec.CommandContext(t.Context(), "sh", "-euc", strings.Replace(typed, "curl ", "curl -sS --fail-with-body --max-time 60 ", 1))
+		sh.Stdout, sh.Stderr = &stdout, &stderr
+		if err := sh.Run(); err != nil || stderr.Len() > 0 || !strings.HasSuffix(stdout.String(), "}\n") {
+			t.Errorf("%s: %v\n%s%s", example, err, &stdout, &stderr)
+		}
+	}
+	g.next("mqtt", &was) // one of them renews
+	g.stop()
 }
