@@ -412,7 +412,7 @@ func (a *Agent) crashed(k *keeper, err error) {
 	a.mu.Lock()
 	v := a.views[k.id].view
 	a.mu.Unlock()
-	v.problems = []Problem{{Code: "internal", Text: err.Error(), Hint: "this is a mistake in certagent; please report it"}}
+	v.problems = []Problem{{Code: "internal", Text: err.Error(), Hint: hintBug}}
 	k.tried = true // its goroutine is this one
 	a.published(k, v)
 }

@@ -138,7 +138,7 @@ func (a *Agent) open(ctx context.Context, o order, e *event, options est.Options
 	}
 	s := &session{agent: a, o: o, e: e, options: a.completed(options, o.cert, by, stored), by: by}
 	if s.client, err = a.o.Dial(s.options); err != nil {
-		return nil, configurationFailure("est-client", err, "")
+		return nil, configurationFailure("est-client", err, hintClient)
 	}
 	return s, nil
 }

@@ -219,7 +219,7 @@ func (a *Agent) refresh(ctx context.Context, s server, e *refreshEvent) error {
 func (a *Agent) fetch(ctx context.Context, o est.Options, by anchoring, e *refreshEvent) error {
 	client, err := a.o.Dial(o)
 	if err != nil {
-		return configurationFailure("est-client", err, "")
+		return configurationFailure("est-client", err, hintClient)
 	}
 	defer func() {
 		client.Close()

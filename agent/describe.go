@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sort"
 	"strings"
@@ -65,7 +66,7 @@ func describe(v view) status.Certificate {
 		if _, broken := errors.AsType[*store.BrokenError](v.liveErr); broken {
 			s.State = status.KeyMismatch
 			s.Problems = append(s.Problems, Problem{
-				Code: "broken", Text: v.liveErr.Error(), Hint: "nothing by hand: it is being issued anew",
+				Code: "broken", Text: v.liveErr.Error(), Hint: "nothing by hand: it is issued anew; if it cannot be, another problem says why",
 			})
 		}
 		return s
@@ -103,13 +104,13 @@ func describe(v view) status.Certificate {
 		s.State = status.Expired
 		s.Problems = append(s.Problems, Problem{
 			Code: "expired", Text: fmt.Sprintf("the certificate expired %s", status.Until(g.Leaf.NotAfter.Sub(v.now))),
-			Hint: "see the problem of the last try below; the agent goes on trying by itself", Since: g.Leaf.NotAfter,
+			Hint: "the problem of the last try says why it was not renewed; it goes on being tried", Since: g.Leaf.NotAfter,
 		})
 	case renew.NotYetValid:
 		s.State = status.NotYetValid
 		s.Problems = append(s.Problems, Problem{
 			Code: "not-yet-valid", Text: fmt.Sprintf("the certificate becomes valid %s", status.Until(g.Leaf.NotBefore.Sub(v.now))),
-			Hint: "compare this device's clock with the CA's",
+			Hint: "nothing by hand if both clocks are right; else set that of this device, or the CA's",
 		})
 	case renew.Due:
 		s.State = status.Due
@@ -124,27 +125,27 @@ func describe(v view) status.Certificate {
 	case plan.BornDue, !issued.IsZero() && policy.Plan(leafOf(g, v.retry), issued).State == renew.Due:
 		s.Problems = append(s.Problems, Problem{
 			Code: "born-due", Text: fmt.Sprintf("the certificate, issued for %s, was due for renewal when it arrived (threshold %s)",
-				g.Leaf.NotAfter.Sub(g.Leaf.NotBefore), policy.Threshold),
-			Hint: "lower the threshold below the lifetime, or have the CA issue for longer",
+				status.Span(g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)), policy.Threshold),
+			Hint: "lower the threshold below the lifetime, or have the CA issue for longer", Since: issued,
 		})
 	case v.cfg != nil && policy.Enabled && !plan.RetryFits:
 		s.Problems = append(s.Problems, Problem{
 			Code: "retry-does-not-fit", Text: fmt.Sprintf("a retry of %s is longer than what is left of this certificate (%s) at its threshold (%s); tries come sooner than that",
-				policy.Retry, g.Leaf.NotAfter.Sub(g.Leaf.NotBefore), policy.Threshold),
+				policy.Retry, status.Span(g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)), policy.Threshold),
 			Hint: "lower retry or the threshold", Notice: true,
 		})
 	}
 	if held := renew.Ration(v.retry.Spent, v.now); held.After(v.now) {
 		s.Problems = append(s.Problems, Problem{
 			Code: "renewed-too-often", Text: fmt.Sprintf("the certificate, issued for %s, has used up its ration of renewals; "+
-				"until the CA issues for longer it is renewed once a minute", g.Leaf.NotAfter.Sub(g.Leaf.NotBefore)),
+				"until the CA issues for longer it is renewed once a minute", status.Span(g.Leaf.NotAfter.Sub(g.Leaf.NotBefore))),
 			Hint: "have the CA issue for two minutes at least",
 		})
 	}
 	if len(g.Meta.Warnings) > 0 {
 		s.Problems = append(s.Problems, Problem{
 			Code: "altered-by-ca", Text: strings.Join(g.Meta.Warnings, "; "),
-			Hint: "only if a consumer misses it: have the CA copy it from requests", Notice: true,
+			Hint: "only if a consumer misses it: have the CA copy it from requests", Notice: true, Since: issued,
 		})
 	}
 	return s
@@ -157,7 +158,7 @@ func (a *Agent) Snapshot() status.Snapshot {
 	defer a.mu.Unlock()
 	s := status.Snapshot{
 		Schema: status.Schema, Time: a.o.Now(), Version: a.o.Version, Config: a.cfg.File, StateDir: a.o.Store.Dir(), Running: true,
-		Started:  a.started,
+		Started: a.started, PID: os.Getpid(),
 		Problems: agentProblems(why, a.clock.doubt(), a.configErr, a.configSince), Certificates: []status.Certificate{},
 		Servers: slices.Clone(a.servers),
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -36,7 +37,8 @@ func describeDelivery(s *status.Certificate, v view) {
 		}
 		if h.Error != "" && h.State != store.StepOK {
 			s.Problems = append(s.Problems, Problem{
-				Code: "hook-failed", Text: h.Error + lastLine(h.Output), Hint: h.Hint, Since: h.Since,
+				Code: "hook-failed", Text: h.Error + lastLine(h.Output), Since: h.Since,
+				Hint: cmp.Or(h.Hint, hintHook),
 			})
 		}
 	}
@@ -47,7 +49,7 @@ func describeDelivery(s *status.Certificate, v view) {
 		})
 		if o.State == store.StepFailed {
 			missing = append(missing, o.Path)
-			s.Problems = append(s.Problems, Problem{Code: outputProblem(o), Text: o.Error, Hint: o.Hint, Since: o.Since})
+			s.Problems = append(s.Problems, Problem{Code: outputProblem(o), Text: o.Error, Hint: cmp.Or(o.Hint, hintOutput), Since: o.Since})
 		}
 	}
 	if held > 0 && len(missing) > 0 {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,15 @@ func (f *failure) Unwrap() error { return f.err }
 func configurationFailure(code string, err error, hint string) error {
 	return &failure{class: "configuration", problem: Problem{Code: code, Hint: hint}, err: err}
 }
+
+// Remedies that more than one failure has.
+const (
+	hintClient = "correct in the configuration what the text names; certagent config show says what is in force"
+	hintKind   = "choose another kind of key (key = \"…\")"
+	hintHook   = "see to that; it is run again by itself, and by certagent reload at once"
+	hintOutput = "see to that; it is written again by itself, and by certagent reload at once"
+	hintBug    = "this is a mistake in certagent; please report it"
+)
 
 // classStore is the class of failures of the state directory.
 const classStore = "store"
@@ -72,22 +82,27 @@ func judge(err error) verdict {
 	if errors.Is(err, context.Canceled) {
 		return verdict{class: "canceled", canceled: true}
 	}
-	v := verdict{class: "internal", problem: Problem{Code: "internal", Text: err.Error(), Hint: "this is a mistake in certagent; please report it"}}
+	v := verdict{class: "internal", problem: Problem{Code: "internal", Text: err.Error(), Hint: hintBug}}
 	for _, c := range []struct {
 		class error
 		name  string
+		hint  string // where package est knows none
 	}{
-		{est.ErrPending, "pending"}, {est.ErrUnauthorized, "unauthorized"}, {est.ErrRejected, "rejected"},
-		{est.ErrUnavailable, "unavailable"}, {est.ErrUntrusted, "untrusted"}, {est.ErrBadResponse, "bad-response"},
+		{est.ErrPending, "pending", "have it approved at the server; certagent renew --discard drops it and asks anew"},
+		{est.ErrUnauthorized, "unauthorized", "compare the login in [cert_issuance.est.auth] with whom the server lets enrol"},
+		{est.ErrRejected, "rejected", "the server's log may say more: have it allow the request, or ask for something else in the configuration"},
+		{est.ErrUnavailable, "unavailable", "nothing by hand if it passes: it is tried again; if it does not, look at the network and at the server"},
+		{est.ErrUntrusted, "untrusted", "compare trusted_certs, the URL and the clock with what the server shows (certagent cacerts URL)"},
+		{est.ErrBadResponse, "bad-response", "see what answers at the URL (certagent cacerts URL): a captive portal, a proxy, a server of another kind"},
 	} {
 		if errors.Is(err, c.class) {
 			v.class = c.name
-			v.problem = Problem{Code: "est-" + c.name, Text: err.Error(), Notice: c.class == est.ErrPending}
+			v.problem = Problem{Code: "est-" + c.name, Text: err.Error(), Notice: c.class == est.ErrPending, Hint: c.hint}
 		}
 	}
 	v.pending = errors.Is(err, est.ErrPending)
 	if e, ok := errors.AsType[*est.Error](err); ok {
-		v.refusal, v.retryAfter, v.problem.Hint = e.Refusal, e.RetryAfter, e.Hint
+		v.refusal, v.retryAfter, v.problem.Hint = e.Refusal, e.RetryAfter, cmp.Or(e.Hint, v.problem.Hint)
 	}
 	return v
 }

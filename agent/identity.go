@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"certagent/agent/config"
@@ -190,13 +191,13 @@ func fromFiles(name identityName, label, code string, files config.KeyPair, now 
 
 // noIdentity says why nothing can log in, naming each identity and what is wrong with it.
 func noIdentity(order []identity) error {
-	var err error
+	var whys []string
 	for _, i := range order {
-		err = errors.Join(err, fmt.Errorf("%s: %s", i.label, i.why))
+		whys = append(whys, i.label+": "+i.why)
 	}
 	return &failure{
 		class:   "no-identity",
-		problem: Problem{Code: "no-identity", Hint: "provide a bootstrap credential that works: [cert_issuance.est.auth]"},
-		err:     fmt.Errorf("nothing can log in to EST: %w", err),
+		problem: Problem{Code: "no-identity", Hint: "provide a bootstrap certificate or a password that works, in [cert_issuance.est.auth]"},
+		err:     errors.New("nothing can log in to EST: " + strings.Join(whys, "; ")),
 	}
 }

@@ -143,7 +143,7 @@ func (a *Agent) pend(ctx context.Context, o order, e *event, p store.Pending, t 
 	}
 	p.CSR, err = est.CreateRequest(key, t)
 	if err != nil {
-		return nil, configurationFailure("request", fmt.Errorf("make the certificate request: %w", err), "")
+		return nil, configurationFailure("request", fmt.Errorf("make the certificate request: %w", err), hintKind)
 	}
 	p.Created = a.o.Now()
 	switch {
@@ -221,7 +221,7 @@ func (a *Agent) generate(ctx context.Context, kind keys.Algorithm) (keys.Key, er
 		if m.err != nil {
 			return nil, &failure{
 				class:   "key",
-				problem: Problem{Code: "key-generation", Hint: "choose another kind of key (key = …)"},
+				problem: Problem{Code: "key-generation", Hint: hintKind},
 				err:     fmt.Errorf("generate a key (%s): %w", kind, m.err),
 			}
 		}

@@ -46,7 +46,7 @@ func serverKeyFailure(err error) error {
 	return &failure{
 		class: "key",
 		problem: Problem{
-			Code: "server-key", Hint: "have the server make a key of the kind that key = … says, or leave out server_key",
+			Code: "server-key", Hint: "have the server make a key of the kind that key = \"…\" says, or leave out server_key",
 		},
 		err: fmt.Errorf("take the key that the server made: %w", err),
 	}

@@ -39,21 +39,21 @@ func (c *Client) explainRefusal(e *Error, r *request, a *answer) {
 		e.Hint = hintTerminator
 	case k.asked:
 		say("it asked for a client certificate, and none is configured")
-		e.Hint = "configure a bootstrap certificate or a user name and password"
+		e.Hint = "configure a bootstrap certificate, or username and password"
 	default:
 		say("it did not ask for a client certificate")
-		e.Hint = "configure a user name and password"
+		e.Hint = "configure username and password"
 	}
 	switch {
 	case r.loggedIn, c.loginRefused:
 		say("the password was sent")
-		e.Hint = "check user name and password"
+		e.Hint = "check username and password"
 	case c.o.Login != nil && !asksPassword:
 		say("it did not ask for the password")
 	case c.o.Login == nil && asksPassword:
 		say("it asks for a password, and none is configured")
 		if k.asked && c.o.Certificate != nil {
-			e.Hint = "configure user name and password, or " + e.Hint
+			e.Hint = "configure username and password, or " + e.Hint
 		}
 	}
 	if a.status == http.StatusUnauthorized {

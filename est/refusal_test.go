@@ -38,16 +38,16 @@ func TestRefusalTexts(t *testing.T) {
 		{"wrong password", false, login, tls.NoClientCert, asks(`Basic realm="r"`),
 			`est simpleenroll at https://HOST/.well-known/est as user "estuser": server refused the login (HTTP 401): ` +
 				`it did not ask for a client certificate; the password was sent: "no"
-check user name and password`},
+check username and password`},
 		{"password and certificate", true, login, tls.RequestClientCert, asks(`Basic realm="r"`),
 			`est simpleenroll at https://HOST/.well-known/est as certificate mqtt: server refused the login (HTTP 401): ` +
 				`the client certificate "CN=gw-1", issued by "CN=test root" was offered; the password was sent: "no"
-check user name and password`},
+check username and password`},
 		{"password asked for, none configured", true, nil, tls.RequestClientCert, asks(`Basic realm="r"`),
 			`est simpleenroll at https://HOST/.well-known/est as certificate mqtt: server refused the login (HTTP 401): ` +
 				`the client certificate "CN=gw-1", issued by "CN=test root" was offered; ` +
 				`it asks for a password, and none is configured: "no"
-configure user name and password, or have the server accept the CA that issued this identity, or use another one; ` +
+configure username and password, or have the server accept the CA that issued this identity, or use another one; ` +
 				`a proxy that ends TLS in front of it may also keep the certificate to itself`},
 		{"certificate not asked for", true, nil, tls.NoClientCert, asks(""),
 			`est simpleenroll at https://HOST/.well-known/est as certificate mqtt: server refused the login (HTTP 401): ` +
@@ -57,11 +57,11 @@ if a proxy ends TLS in front of the EST server, it takes the login by certificat
 		{"nothing to show, certificate asked for", false, nil, tls.RequestClientCert, asks(""),
 			`est simpleenroll at https://HOST/.well-known/est: server refused the login (HTTP 401): ` +
 				`it asked for a client certificate, and none is configured: "no"
-configure a bootstrap certificate or a user name and password`},
+configure a bootstrap certificate, or username and password`},
 		{"nothing to show, nothing but a password asked for", false, nil, tls.NoClientCert, asks(`Basic realm="r"`),
 			`est simpleenroll at https://HOST/.well-known/est: server refused the login (HTTP 401): ` +
 				`it did not ask for a client certificate; it asks for a password, and none is configured: "no"
-configure a user name and password`},
+configure username and password`},
 		{"certificate refused by HTTP", true, login, tls.RequestClientCert, func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "not you", http.StatusForbidden)
 		},

@@ -221,7 +221,7 @@ func explainTrust(err error, chain []*x509.Certificate, by trusted, now time.Tim
 		if cert == nil {
 			cert = chain[0]
 		}
-		hint := hintClock
+		hint := hintClock + "; if both are right, have that certificate renewed"
 		if by.implicitOff {
 			hint += "; " + by.hint()
 		}

@@ -136,7 +136,7 @@ func (p *probes) jobs() []job {
 	local("agent-user", "", func() []*Result { return []*Result{p.user(), p.running()} })
 	for i := range p.Snapshot.Problems {
 		problem := &p.Snapshot.Problems[i]
-		told := []string{"clock-not-credible", "build-date", "config-invalid", "control-socket"} // by checks of their own
+		told := []string{"clock-not-credible", "build-date", "config-invalid", "config-unreadable", "control-socket", "agent-not-running"} // by checks of their own
 		if !slices.Contains(told, problem.Code) {
 			local("agent-problem", "", func() []*Result { return []*Result{problemOf("agent-problem", "", problem)} })
 		}

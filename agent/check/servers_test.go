@@ -209,7 +209,7 @@ func TestServer(t *testing.T) {
 				idLogin:    "skipped bootstrap certificate: the password that the server asked for beside it was refused",
 				idPassword: `failed user "estuser": server refused the login (HTTP 401)`,
 			},
-			hints:     map[string]string{idPassword: "check user name and password"},
+			hints:     map[string]string{idPassword: "check username and password"},
 			passwords: 1,
 		},
 		{

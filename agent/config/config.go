@@ -222,7 +222,7 @@ type OnRenew struct {
 
 // Problem is something that a configuration asks for and this program cannot do (yet). Code is stable, for machines.
 type Problem struct {
-	Code string // "placeholder", "onboarding-not-built" and so on: unbuilt.go has the rest
+	Code string // "placeholder" or "not-built"
 	Text string // what is wrong, for people
 	Hint string // what to do
 }

@@ -15,20 +15,20 @@ func unbuiltParts() []unbuilt {
 	device := func(c Certificate) bool { return c.Role == RoleDevice }
 	return []unbuilt{
 		{
-			Problem{"onboarding-not-built", "this version does not tell the cloud about the certificate", later},
+			Problem{"not-built", "this version does not tell the cloud about the certificate", later},
 			"provisioning.source",
 			func(p Provisioning, c Certificate) bool {
 				return device(c) && (p.Source == sourceDPS || p.Source == sourceAWS)
 			},
 		},
 		{
-			Problem{"key-uri-not-built", "this version does not make keys on a PKCS#11 token",
+			Problem{"not-built", "this version does not make keys on a PKCS#11 token",
 				`write key = "ec-p256" or another key in a file`},
 			"key",
 			func(_ Provisioning, c Certificate) bool { return strings.HasPrefix(c.Key, "pkcs11:") },
 		},
 		{
-			Problem{"key-uri-not-built", "this version does not log in with keys on a PKCS#11 token",
+			Problem{"not-built", "this version does not log in with keys on a PKCS#11 token",
 				"name a key file in identity_pk and bootstrap_identity_pk"},
 			"",
 			func(_ Provisioning, c Certificate) bool { return onToken(c.Auth.Identity) || onToken(c.Auth.Bootstrap) },

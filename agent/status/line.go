@@ -58,13 +58,13 @@ func trouble(problems []Problem) string {
 	return problems[i].Code
 }
 
-// rank orders states from the worst.
+// rank orders states from the worst. One that only another version knows stands between those that are not well and the others.
 func rank(s State) int {
-	order := []State{Expired, KeyMismatch, Missing, NotYetValid, Overdue, Due}
+	order := []State{Expired, KeyMismatch, Missing, NotYetValid, Overdue, "", Due, Valid, Unmanaged}
 	if i := slices.Index(order, s); i >= 0 {
 		return i
 	}
-	return len(order)
+	return slices.Index(order, "")
 }
 
 // nextDelivery is when an output or a hook that failed is tried again; zero if none did.

@@ -21,6 +21,8 @@ type Snapshot struct {
 	Running bool `json:"running"`
 	// Started is when the agent was started that made the Snapshot; zero where none did.
 	Started time.Time `json:"started,omitzero"`
+	// PID is the process id of that agent; 0 where none made the Snapshot, or one that did not tell.
+	PID int `json:"pid,omitempty"`
 	// Problems are those of the agent as a whole; those of one certificate stand there.
 	Problems     []Problem     `json:"problems"`
 	Certificates []Certificate `json:"certificates"`
@@ -187,6 +189,9 @@ func (s Snapshot) ExitCode() int {
 			found[ExitOverdue] = true
 		case Unmanaged:
 			continue
+		case Valid, Due:
+		default: // another version's; this one does not know that it is well
+			found[ExitDegraded] = true
 		}
 		degraded(c.Problems)
 	}

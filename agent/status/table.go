@@ -6,63 +6,200 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
-// What the table keeps to: the width of a terminal nobody has widened, and the cells of a lifetime's bar.
 const (
-	columns  = 80
-	barWidth = 16
+	barWidth     = 16 // cells of a lifetime's bar; more on a wide terminal
+	mostBarWidth = 40
+	stateWidth   = 13 // of the longest state; what another version may send is cut
+	// many is how many certificates may be shown with everything that is known of them. Where there are more, one that is
+	// well has one line.
+	many = 20
 )
 
-// WriteTable writes the Snapshot for people: a line for each certificate with a bar of its lifetime and what happens next,
-// then the problems with what to do. It fits 80 columns as long as ids have at most 16 characters, but for single words
-// that are longer: a path or a URL stays in one piece, to be copied. Times are in the zone of s.Time.
-func (s Snapshot) WriteTable(w io.Writer) error {
-	var b strings.Builder
-	width := len("ID")
-	for _, c := range s.Certificates {
-		width = max(width, len(c.ID))
-	}
-	if len(s.Certificates) == 0 {
-		b.WriteString("no certificates\n")
-	} else {
-		fmt.Fprintf(&b, "%-*s  %-13s  %-*s  EXPIRES (%s)\n", width, "ID", "STATE", barWidth+2, "LIFETIME", s.Time.Format("MST"))
-	}
-	for _, c := range s.Certificates {
-		expires := "-"
-		if !c.NotAfter.IsZero() {
-			expires = moment(c.NotAfter, s.Time)
-		}
-		fmt.Fprintf(&b, "%-*s  %-13s  %s  %s\n", width, c.ID, c.State, bar(c, s.Time), expires)
-		if next := s.next(c); next != "" {
-			indent := strings.Repeat(" ", width+2)
-			wrap(&b, indent+"next: ", indent+"  ", next)
-		}
-		if line := deliveryLine(c, s.Time); line != "" {
-			indent := strings.Repeat(" ", width+2)
-			wrap(&b, indent, indent+"  ", line)
-		}
-	}
-	writeProblems(&b, "", s.Problems, s.Time)
-	for _, c := range s.Certificates {
-		writeProblems(&b, c.ID+": ", c.Problems, s.Time)
-	}
-	if s.Config == "" && !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "config-invalid" }) {
-		b.WriteByte('\n')
-		wrap(&b, "", "", "the configuration could not be read: this is what the agent noted in "+s.StateDir)
-	}
-	if !s.Running {
-		b.WriteByte('\n')
-		wrap(&b, "", "", "no agent is running: this is what is on disk in "+s.StateDir)
-	}
-	_, err := io.WriteString(w, b.String())
+// WriteTable writes the Snapshot for people: how many certificates are how, each with a bar of its lifetime and what happens
+// next, the worst first, then the problems with what to do. No line is longer than look says, whatever stands in it. Times are in
+// the zone of s.Time.
+func (s Snapshot) WriteTable(w io.Writer, look Look) error {
+	p := newPage(look)
+	certificates := s.worstFirst()
+	p.say("", "  ", p.words(s.summary())...)
+	p.say("agent: ", "  ", p.words(s.agentLine())...)
+	p.writeCertificates(certificates, s)
+	p.writeProblems(remarksOf(s.Problems, certificates), len(certificates), s.Time)
+	_, err := io.WriteString(w, p.String())
 	return err
 }
 
+// worstFirst are the certificates in the order in which somebody wants to look at them: by state, then those with a problem,
+// those with a failure, the others.
+func (s Snapshot) worstFirst() []*Certificate {
+	place := func(c *Certificate) int {
+		switch {
+		case trouble(c.Problems) != "":
+			return 0
+		case c.Failures > 0:
+			return 1
+		}
+		return 2
+	}
+	all := make([]*Certificate, len(s.Certificates))
+	for i := range s.Certificates {
+		all[i] = &s.Certificates[i]
+	}
+	slices.SortStableFunc(all, func(a, b *Certificate) int {
+		if d := rank(a.State) - rank(b.State); d != 0 {
+			return d
+		}
+		return place(a) - place(b)
+	})
+	return all
+}
+
+// summary counts: "1000 certificates: 3 expired, 997 valid; 2 problems, 1 notice".
+func (s Snapshot) summary() string {
+	var b strings.Builder
+	b.WriteString(counted(len(s.Certificates), "certificate"))
+	separator := ": "
+	var last State
+	for _, c := range s.worstFirst() {
+		if c.State == last {
+			continue
+		}
+		last = c.State
+		n := 0
+		for i := range s.Certificates {
+			if s.Certificates[i].State == last {
+				n++
+			}
+		}
+		fmt.Fprintf(&b, "%s%d %s", separator, n, last)
+		separator = ", "
+	}
+	problems, notices := 0, 0
+	count := func(all []Problem) {
+		for _, p := range all {
+			if p.Notice {
+				notices++
+			} else {
+				problems++
+			}
+		}
+	}
+	count(s.Problems)
+	for i := range s.Certificates {
+		count(s.Certificates[i].Problems)
+	}
+	separator = "; "
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{problems, "problem"}, {notices, "notice"}} {
+		if c.n > 0 {
+			b.WriteString(separator + counted(c.n, c.what))
+			separator = ", "
+		}
+	}
+	return b.String()
+}
+
+// agentLine says who tells all this.
+func (s Snapshot) agentLine() string {
+	switch {
+	case !s.Running:
+		return "not running; this is what is on disk in " + s.StateDir
+	case s.Started.IsZero():
+		return "running, but not asked; this is what is on disk in " + s.StateDir
+	}
+	line := "version " + s.Version
+	if s.PID != 0 {
+		line += fmt.Sprintf(", process %d", s.PID)
+	}
+	return line + ", started " + moment(s.Started, s.Time)
+}
+
+// writeCertificates writes the table itself. An id for which it has no room stands on a line of its own, since it is what
+// one types next.
+func (p *page) writeCertificates(all []*Certificate, s Snapshot) {
+	if len(all) == 0 {
+		return
+	}
+	zone := "EXPIRES (" + p.clean(s.Time.Format("MST")) + ")"
+	id, state, expires := len("ID"), len("STATE"), columnsOf(zone)
+	for _, c := range all {
+		id = max(id, columnsOf(p.clean(c.ID)))
+		state = max(state, columnsOf(p.state(c)))
+		expires = max(expires, columnsOf(expiry(c, s.Time)))
+	}
+	room := p.columns - 6 - state - p.barColumns(barWidth) - expires
+	id = min(id, room)
+	cells := min(barWidth+min(room-id, p.columns-leastColumns), mostBarWidth)
+	line := func(name, state, bar, expires string) {
+		p.WriteString(name + "  " + state + "  " + bar + "  " + expires + "\n")
+	}
+	p.WriteByte('\n')
+	line(padded("ID", id), padded("STATE", state), padded("LIFETIME", p.barColumns(cells)), zone)
+	for _, c := range all {
+		name := p.clean(c.ID)
+		if columnsOf(name) > id {
+			p.say("", "", word{text: name})
+			name = ""
+		}
+		word := p.state(c)
+		painted := p.paint(word, stateColour(c.State)) + padded("", state-columnsOf(word))
+		line(padded(name, id), painted, p.bar(c, s.Time, cells), expiry(c, s.Time))
+		if len(all) > many && c.State == Valid && c.Failures == 0 && trouble(c.Problems) == "" {
+			continue
+		}
+		p.writeDetails(c, s, padded("", min(id, 16)+2))
+	}
+}
+
+// writeDetails writes what happens next to c, and what happened last.
+func (p *page) writeDetails(c *Certificate, s Snapshot, indent string) {
+	for _, l := range []struct{ name, text string }{
+		{"next: ", s.next(c)},
+		{"failed: ", failedLine(c, s.Time)},
+		{"issued: ", issuedLine(c, s.Time)},
+		{"", deliveryLine(c, s.Time)},
+	} {
+		if l.text != "" {
+			p.say(indent+l.name, indent+"  ", p.words(l.text)...)
+		}
+	}
+}
+
+func (p *page) state(c *Certificate) string {
+	text := p.clean(string(c.State))
+	text, _ = split(text, stateWidth)
+	return text
+}
+
+func stateColour(s State) colour {
+	switch s {
+	case Valid, Due:
+		return green
+	case Expired, KeyMismatch, Missing:
+		return red
+	case Unmanaged:
+		return plain
+	}
+	return yellow
+}
+
+func padded(text string, width int) string {
+	return text + strings.Repeat(" ", max(0, width-columnsOf(text)))
+}
+
+func expiry(c *Certificate, now time.Time) string {
+	if c.NotAfter.IsZero() {
+		return "-"
+	}
+	return date(c.NotAfter, now)
+}
+
 // next says when the agent will act on c and why then. Without an agent it promises nothing.
-func (s Snapshot) next(c Certificate) string {
+func (s Snapshot) next(c *Certificate) string {
 	if c.NextTry.IsZero() {
 		return c.NextWhy
 	}
@@ -77,9 +214,36 @@ func (s Snapshot) next(c Certificate) string {
 	return at + ": " + c.NextWhy
 }
 
+// failedLine says why and how often the last tries failed: "unavailable, 5 times in a row, last 4 minutes ago (17:24:10)".
+func failedLine(c *Certificate, now time.Time) string {
+	if c.LastClass == "" || c.LastClass == "pending" {
+		return ""
+	}
+	line := c.LastClass + ", "
+	if c.Failures > 1 {
+		line += fmt.Sprintf("%d times in a row, last ", c.Failures)
+	}
+	if c.LastTry.IsZero() {
+		return line + "at an unknown time"
+	}
+	return line + moment(c.LastTry, now)
+}
+
+// issuedLine says when the last success was and who logged in for it.
+func issuedLine(c *Certificate, now time.Time) string {
+	if c.LastSuccess.IsZero() {
+		return ""
+	}
+	line := moment(c.LastSuccess, now)
+	if c.LastIdentity != "" {
+		line += ", login: " + c.LastIdentity
+	}
+	return line
+}
+
 // deliveryLine says how the consumers of c are served: "outputs: 3 ok; hooks: 1 ok, 1 failed; next try in 4 minutes (17:24:10)".
 // It is empty for a certificate that has neither.
-func deliveryLine(c Certificate, now time.Time) string {
+func deliveryLine(c *Certificate, now time.Time) string {
 	var outputs, hooks []string
 	for _, o := range c.Outputs {
 		outputs = append(outputs, o.State)
@@ -106,104 +270,4 @@ func deliveryLine(c Certificate, now time.Time) string {
 		parts = append(parts, "next try "+moment(next, now))
 	}
 	return strings.Join(parts, "; ")
-}
-
-func writeProblems(b *strings.Builder, whose string, problems []Problem, now time.Time) {
-	for _, p := range problems {
-		b.WriteByte('\n')
-		code := p.Code
-		if p.Notice {
-			code += " (notice)"
-		}
-		wrap(b, whose+code+": ", "  ", p.Text)
-		if p.Hint != "" {
-			wrap(b, "  hint: ", "    ", p.Hint)
-		}
-		if !p.Since.IsZero() {
-			wrap(b, "  since: ", "    ", moment(p.Since, now))
-		}
-	}
-}
-
-// wrap writes first and text, whose words are broken into lines that begin with indent.
-func wrap(b *strings.Builder, first, indent, text string) {
-	line := first
-	for i, word := range strings.Fields(Printable(text)) {
-		switch {
-		case i == 0:
-			line += word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns:
-			b.WriteString(line + "\n")
-			line = indent + word
-		default:
-			line += " " + word
-		}
-	}
-	b.WriteString(line + "\n")
-}
-
-// Printable is text with everything that could move a terminal's cursor or colour it replaced: parts of a problem come
-// from servers.
-func Printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
-}
-
-// bar draws the lifetime: what has passed, and as a '|' when renewal is due.
-func bar(c Certificate, now time.Time) string {
-	life := c.NotAfter.Sub(c.NotBefore)
-	if life <= 0 {
-		return "[" + strings.Repeat(" ", barWidth) + "]"
-	}
-	at := func(t time.Time) int {
-		return int(float64(barWidth) * min(1, max(0, float64(t.Sub(c.NotBefore))/float64(life))))
-	}
-	cells := []byte(strings.Repeat("#", at(now)) + strings.Repeat(".", barWidth-at(now)))
-	if !c.RenewAt.IsZero() {
-		cells[min(at(c.RenewAt), barWidth-1)] = '|'
-	}
-	return "[" + string(cells) + "]"
-}
-
-// moment says a time in words and by the clock, or by the calendar where that is further away than a day: "in 19 hours
-// (17:24:10)", "3 days ago (2026-11-24)".
-func moment(t, now time.Time) string {
-	d := t.Sub(now)
-	layout := time.DateOnly
-	if d.Abs() < 24*time.Hour {
-		layout = time.TimeOnly
-	}
-	return fmt.Sprintf("%s (%s)", Until(d), t.In(now.Location()).Format(layout))
-}
-
-// Until says a time that is d away in words: "in 3 days", "2 hours ago".
-func Until(d time.Duration) string {
-	if d < 0 {
-		return span(-d) + " ago"
-	}
-	return "in " + span(d)
-}
-
-// span names d in the largest unit of which it has at least two, rounded down.
-func span(d time.Duration) string {
-	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
-	for _, u := range []struct {
-		unit time.Duration
-		name string
-	}{{year, "years"}, {day, "days"}, {time.Hour, "hours"}, {time.Minute, "minutes"}} {
-		if d >= 2*u.unit {
-			return fmt.Sprintf("%d %s", d/u.unit, u.name)
-		}
-	}
-	if n := d / time.Second; n != 1 {
-		return fmt.Sprintf("%d seconds", n)
-	}
-	return "1 second"
 }

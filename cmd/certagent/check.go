@@ -187,6 +187,5 @@ func choosing(o *check.Options, ids []string) error {
 
 // colours tells whether stdout shows colours: a terminal, whose user has not asked for none (https://no-color.org).
 func (p *program) colours() bool {
-	out, _ := p.stdout.(*output)
-	return out != nil && isTerminal(out.w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return lookOf(p.stdout, os.Getenv).Colour
 }

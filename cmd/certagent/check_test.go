@@ -201,7 +201,7 @@ func TestCheckTrouble(t *testing.T) {
 			name: "wrong password", code: 1, trouble: func(_ *testing.T, g *gateway, s *esttest.Server) {
 				s.Always("csrattrs", esttest.Status(401, "WWW-Authenticate", `Basic realm="est"`))
 			},
-			id: "est-password", verdict: check.Failed, text: "(HTTP 401)", hint: "check user name and password",
+			id: "est-password", verdict: check.Failed, text: "(HTTP 401)", hint: "check username and password",
 		},
 		{
 			name: "server that hangs", code: 1, trouble: func(t *testing.T, _ *gateway, s *esttest.Server) {

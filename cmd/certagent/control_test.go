@@ -461,7 +461,7 @@ func TestWait(t *testing.T) {
 	if err := os.Remove(g.path("state", "certs", "mqtt", "live")); err != nil {
 		t.Fatal(err)
 	}
-	g.tell("wait", "--timeout", "0s", "mqtt").want(t, status.ExitMissing, "", `(?s)^ID .*mqtt  missing .*certagent: mqtt cannot be used after 0s: missing\n$`)
+	g.tell("wait", "--timeout", "0s", "mqtt").want(t, status.ExitMissing, "", `(?s)^1 certificate: 1 missing.*\nID .*mqtt  missing .*certagent: mqtt cannot be used after 0s: missing\n$`)
 }
 
 // TestStuckAgent: an agent that does not answer is not waited for, and what is on disk is shown, as such.

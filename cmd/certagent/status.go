@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -49,7 +51,7 @@ func (p *program) status(ctx context.Context, ids []string, asJSON bool) error {
 	if asJSON {
 		err = snapshot.WriteJSON(p.stdout)
 	} else {
-		err = snapshot.WriteTable(p.stdout)
+		err = snapshot.WriteTable(p.stdout, lookOf(p.stdout, os.Getenv))
 	}
 	if err != nil {
 		return failed(err)
@@ -90,8 +92,9 @@ func (p *program) fromDisk(cfg *config.Config, configErr, unanswered error) (sta
 		return status.Snapshot{}, failed(err)
 	}
 	defer s.Close()
+	var unread error
 	if errors.Is(configErr, fs.ErrPermission) {
-		configErr = nil // the state directory tells enough
+		configErr, unread = nil, configErr // the state directory tells enough
 	}
 	running, err := store.Held(dir)
 	if err != nil {
@@ -103,17 +106,43 @@ func (p *program) fromDisk(cfg *config.Config, configErr, unanswered error) (sta
 	if err != nil {
 		return status.Snapshot{}, failed(err)
 	}
-	if running {
-		snapshot.Problems = append(snapshot.Problems, notAsked(unanswered))
-	}
+	snapshot.Problems = append(snapshot.Problems, secondHand(snapshot, unread, unanswered)...)
 	return snapshot, nil
+}
+
+// secondHand says why this is not what an agent says: none runs, or it was not asked; and why it is less than there is: the
+// configuration was not read.
+func secondHand(s status.Snapshot, unread, unanswered error) (problems []status.Problem) {
+	if s.Running {
+		problems = append(problems, notAsked(unanswered))
+	} else {
+		problems = append(problems, status.Problem{
+			Code: "agent-not-running", Text: "no agent is running: nothing is renewed, and what is shown is what is on disk in " + s.StateDir,
+			Hint:   "start it (systemctl start certagent); where a timer runs certagent run --once in its place, this is as it should be",
+			Notice: !slices.ContainsFunc(s.Certificates, wanting),
+		})
+	}
+	if unread != nil {
+		problems = append(problems, status.Problem{
+			Code: "config-unreadable", Text: fmt.Sprintf("the configuration could not be read: %v; what is shown is what the agent noted in %s",
+				unread, s.StateDir),
+			Hint: "to see all of it, run certagent status as root", Notice: true,
+		})
+	}
+	return problems
+}
+
+// wanting tells that an agent would have something to do for c, and has not done it for long.
+func wanting(c status.Certificate) bool {
+	return !slices.Contains([]status.State{status.Valid, status.Due, status.Unmanaged}, c.State)
 }
 
 // notAsked says that an agent runs and this is not what it says. One that listens and does not answer is stuck.
 func notAsked(why error) status.Problem {
 	p := status.Problem{
 		Code: "control-socket", Text: why.Error() + "; an agent runs, and this is what is on disk",
-		Hint: "the agent's log says why (journalctl -u certagent)",
+		Hint: "the agent's log says why (journalctl -u certagent); if it was started by another version of the program, " +
+			"systemctl restart certagent",
 	}
 	p.Notice = errors.Is(why, control.ErrNobody) || errors.Is(why, fs.ErrPermission)
 	return p
@@ -123,7 +152,7 @@ func notAsked(why error) status.Problem {
 func nothingYet(cfg *config.Config, now time.Time) status.Snapshot {
 	s := status.Snapshot{
 		Schema: status.Schema, Time: now, Version: version, Config: cfg.File, StateDir: cfg.StateDir,
-		Problems: []status.Problem{}, Certificates: []status.Certificate{},
+		Certificates: []status.Certificate{},
 	}
 	for _, c := range cfg.Certificates {
 		missing := status.Certificate{
@@ -135,6 +164,7 @@ func nothingYet(cfg *config.Config, now time.Time) status.Snapshot {
 		}
 		s.Certificates = append(s.Certificates, missing)
 	}
+	s.Problems = secondHand(s, nil, nil)
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -150,7 +151,7 @@ func (p *program) notValid(s status.Snapshot, id string, timeout time.Duration) 
 		return failed(&hint{fmt.Errorf("nothing is known of %s after %v", id, timeout), "does the agent run? (systemctl status certagent)"})
 	}
 	s.Certificates = []status.Certificate{c}
-	if err := s.WriteTable(p.stderr); err != nil {
+	if err := s.WriteTable(p.stderr, lookOf(p.stderr, os.Getenv)); err != nil {
 		return failed(err)
 	}
 	code := s.ExitCode()

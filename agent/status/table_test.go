@@ -1,0 +1,170 @@
+package status_test
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"certagent/agent/status"
+)
+
+var sgr = regexp.MustCompile("\x1b\\[[0-9]*m")
+
+// columnsIn counts the columns of a line by what a terminal does with the characters that these tests use; the program counts
+// by a table of ranges.
+func columnsIn(line string) (n int) {
+	for _, r := range line {
+		switch {
+		case unicode.In(r, unicode.Mn, unicode.Me):
+		case unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul) || r > 0xffff || r >= 0xff01 && r <= 0xff5e:
+			n += 2
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// TestTableFits: no line has more columns than the terminal, whatever stands in it.
+func TestTableFits(t *testing.T) {
+	long := map[string]string{
+		"path":      "/" + strings.Repeat("very-long/", 20),
+		"word":      strings.Repeat("x", 500),
+		"han":       strings.Repeat("証明書の期限が切れました。", 30),
+		"fullwidth": strings.Repeat("Ａ", 100),
+		"hangul":    strings.Repeat("인증서가 만료되었습니다 ", 20),
+		"emoji":     strings.Repeat("🔑", 90),
+		"marks":     strings.Repeat("e\u0301", 200) + strings.Repeat("\u0489", 300) + strings.Repeat("\u0300", 300),
+		"mixed":     strings.Repeat("Gerät 証明書 /etc/ssl/証明書/鍵.pem ", 20),
+		"lines":     strings.Repeat("one\n\n  two\n", 5),
+		"controls":  strings.Repeat("\x1b[31m\r\u009b2J\u202e", 50),
+		"not UTF-8": strings.Repeat("\xff\xfe\x80", 60),
+	}
+	s := everything()
+	s.StateDir = long["path"]
+	for _, text := range long {
+		p := status.Problem{Code: "store", Text: text, Hint: text, Since: in(-day)}
+		s.Problems = append(s.Problems, p, status.Problem{Code: text, Notice: true})
+		s.Certificates = append(s.Certificates, status.Certificate{
+			ID: "c" + strings.Repeat("-", len(s.Certificates)*5%63), State: status.Expired, NotBefore: time.Date(2, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: in(-119 * time.Minute),
+			RenewAt: in(-day), NextTry: in(119 * time.Second), NextWhy: text, LastClass: text, LastTry: now, LastSuccess: in(-day), LastIdentity: text, Failures: 3,
+			Problems: []status.Problem{p},
+		}, status.Certificate{ID: text, State: status.State(text)})
+	}
+	for _, look := range []status.Look{
+		{}, {Columns: 20}, {Columns: 80, Unicode: true}, {Columns: 81, Unicode: true, Colour: true}, {Columns: 133, Unicode: true}, {Columns: 1000, Unicode: true},
+	} {
+		most := min(max(look.Columns, 80), 160)
+		for line := range strings.Lines(table(t, s, look)) {
+			line = sgr.ReplaceAllString(strings.TrimSuffix(line, "\n"), "")
+			if n := columnsIn(line); n > most {
+				t.Errorf("%+v: %d columns: %s", look, n, line)
+			}
+			for _, r := range line {
+				if status.Printable(string(r)) != string(r) || !look.Unicode && r > 0x7e {
+					t.Errorf("%+v: %U in %q", look, r, line)
+				}
+			}
+		}
+	}
+	// What a line has room for stays in one piece, to be copied, and of a path what stands between its slashes.
+	path := "/" + strings.Repeat("seven77/", 9)
+	s = status.Snapshot{Time: now, Problems: []status.Problem{{Code: "store", Text: "cannot read " + path + "\n" + path + path[1:]}}}
+	if got, want := table(t, s, status.Look{}), "cannot read\n  "+path+"\n  "+path+"\n  "+path[1:]+"\n"; !strings.Contains(got, want) {
+		t.Errorf("a path was broken:\n%s\nwant\n%s", got, want)
+	}
+	got := regexp.MustCompile(`\s`).ReplaceAllString(table(t, status.Snapshot{Time: now, Problems: []status.Problem{{Text: long["word"]}}}, status.Look{}), "")
+	if !strings.Contains(got, long["word"]) {
+		t.Error("something of a long word was lost")
+	}
+}
+
+// TestMarksAreBounded: as many combining marks as languages need, and not the heap that is written over the lines above.
+func TestMarksAreBounded(t *testing.T) {
+	heap := "a" + strings.Repeat("\u0301", 50) + "b\u0302\u0323"
+	if got, want := status.Printable(heap), "a"+strings.Repeat("\u0301", 4)+"b\u0302\u0323"; got != want {
+		t.Errorf("Printable is %+q, want %+q", got, want)
+	}
+}
+
+// TestColours: states and problem codes alone are coloured, and without colours the same is said.
+func TestColours(t *testing.T) {
+	coloured := table(t, everything(), status.Look{Colour: true})
+	if got := sgr.ReplaceAllString(coloured, ""); got != table(t, everything(), status.Look{}) {
+		t.Error("the colours are not all that differs")
+	}
+	var words []string
+	for _, m := range regexp.MustCompile("\x1b\\[(3[0-9])m([^\x1b]*)\x1b\\[0m").FindAllStringSubmatch(coloured, -1) {
+		if word := m[1] + " " + m[2]; !slices.Contains(words, word) {
+			words = append(words, word)
+		}
+	}
+	slices.Sort(words)
+	want := []string{
+		"31 broken:", "31 config-invalid:", "31 est-unavailable:", "31 expired", "31 hook-failed:", "31 key-mismatch", "31 missing", "31 output-refused:",
+		"32 due", "32 valid", "33 not-yet-valid", "33 overdue", "36 altered-by-ca",
+	}
+	if !slices.Equal(words, want) {
+		t.Errorf("coloured: %q", words)
+	}
+}
+
+// TestWorstFirst: what somebody must look at stands above what is well.
+func TestWorstFirst(t *testing.T) {
+	got := table(t, thousand(), status.Look{})
+	if n := strings.Count(got, "\n"); n > 1150 {
+		t.Errorf("%d lines for a thousand certificates of which 23 are not well", n)
+	}
+	if i, j := strings.Index(got, "\ndevice-0807 "), strings.Index(got, "\ndevice-0000 "); i < 0 || j < i {
+		t.Errorf("the expired one is not above the valid ones:\n%s", got)
+	}
+}
+
+// TestTableIsSafe: text that came from a server cannot move the cursor, colour, ring, reverse or begin a line of its own.
+func TestTableIsSafe(t *testing.T) {
+	const evil = "no\x1b[2J\x1b]0;title\x07\r\u009b31m\u202efdp\u200b\x00\xff\ndevice-id  valid\tenough"
+	s := status.Snapshot{Time: now, Problems: []status.Problem{{Code: "est-rejected", Text: evil, Hint: evil}}, Certificates: []status.Certificate{
+		{ID: "a", State: status.Missing, NextWhy: evil, Problems: []status.Problem{{Code: "est-rejected", Text: evil, Hint: evil}}},
+	}}
+	got := table(t, s, status.Look{})
+	for _, r := range got {
+		if r != '\n' && status.Printable(string(r)) != string(r) {
+			t.Errorf("the table has %U", r)
+		}
+	}
+	for line := range strings.Lines(got) {
+		if strings.HasPrefix(strings.TrimSpace(line), "device-id") && !strings.HasPrefix(line, "  ") {
+			t.Errorf("a server wrote a row of its own:\n%s", got)
+		}
+	}
+	if want := "no?[2J?]0;title???31m?fdp??\ufffd device-id  valid enough"; status.Printable(evil) != want {
+		t.Errorf("Printable is %q, want %q", status.Printable(evil), want)
+	}
+	if plain := "Gerät \"<7>\" – 証明書"; status.Printable(plain) != plain {
+		t.Error("Printable changes what a person wrote")
+	}
+}
+
+func TestUntil(t *testing.T) {
+	for _, tc := range []struct {
+		d    time.Duration
+		want string
+	}{
+		{0, "in 0 seconds"},
+		{time.Second, "in 1 second"},
+		{-119*time.Second - time.Millisecond, "119 seconds ago"},
+		{2 * time.Minute, "in 2 minutes"},
+		{-119 * time.Minute, "119 minutes ago"},
+		{47*time.Hour + 59*time.Minute, "in 47 hours"},
+		{3 * day, "in 3 days"},
+		{729 * day, "in 729 days"},
+		{20 * 365 * day, "in 20 years"},
+	} {
+		if got := status.Until(tc.d); got != tc.want {
+			t.Errorf("%v is %q, want %q", tc.d, got, tc.want)
+		}
+	}
+}
