@@ -124,6 +124,8 @@ type Agent struct {
 	socketErr   error           // why the control socket cannot be had; nil if it can
 	textfileErr error           // why the textfile with metrics cannot be written; nil if it can, or none is wanted
 	listenErr   error           // why metrics cannot be served; nil if they can, or need not be
+	unmanaged   []view          // certificates on disk that are not in the configuration
+	noticed     noticed         // since when there are problems that have no date
 	revision    int             // of what is published
 	news        chan struct{}   // closed with the next revision
 }
@@ -214,6 +216,7 @@ func New(o Options) (*Agent, error) {
 		}
 	}
 	a.dropVanished()
+	a.lookAtUnmanaged()
 	return a, nil
 }
 

@@ -575,8 +575,8 @@ func TestReload(t *testing.T) {
 		d.text = good
 		a.Reload()
 		settle()
-		if n := len(a.Snapshot().Certificates); n != 1 {
-			t.Errorf("%d certificates after one was removed", n)
+		if all := a.Snapshot().Certificates; len(all) != 2 || all[1].ID != "mqtt" || all[1].State != status.Unmanaged {
+			t.Errorf("after one was removed there are %+v", all)
 		}
 		d.live("mqtt") // its files are kept
 	})

@@ -104,7 +104,7 @@ func describe(v view) status.Certificate {
 		s.State = status.Expired
 		s.Problems = append(s.Problems, Problem{
 			Code: "expired", Text: fmt.Sprintf("the certificate expired %s", status.Until(g.Leaf.NotAfter.Sub(v.now))),
-			Hint: "the problem of the last try says why it was not renewed; it goes on being tried", Since: g.Leaf.NotAfter,
+			Hint: "while an agent runs it goes on trying; the problem of the last try says why it was not renewed", Since: g.Leaf.NotAfter,
 		})
 	case renew.NotYetValid:
 		s.State = status.NotYetValid
@@ -174,7 +174,15 @@ func (a *Agent) Snapshot() status.Snapshot {
 		v.view.now = s.Time
 		s.Certificates = append(s.Certificates, describe(v.view))
 	}
+	for _, v := range a.unmanaged {
+		if _, managed := a.views[v.id]; managed { // a reload just took it in
+			continue
+		}
+		v.now = s.Time
+		s.Certificates = append(s.Certificates, describeUnmanaged(v))
+	}
 	sortCertificates(s.Certificates)
+	a.noticed = a.noticed.date(&s)
 	return s
 }
 
@@ -238,8 +246,9 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 		Schema: status.Schema, Time: o.Now, Version: o.Version, StateDir: o.Store.Dir(), Running: o.Running,
 		Problems: agentProblems(why, rule.Doubt(o.Now), o.ConfigError, time.Time{}), Certificates: []status.Certificate{}, Servers: []status.Server{},
 	}
-	if err := o.Store.Safe(); err != nil {
-		s.Problems = append(s.Problems, storeProblem(err))
+	unsafe := o.Store.Safe()
+	if unsafe != nil {
+		s.Problems = append(s.Problems, storeProblem(unsafe))
 	}
 	stored, err := o.Store.IDs()
 	if err != nil {
@@ -261,26 +270,30 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 	}
 	for _, id := range ids {
 		v := view{id: id, cfg: configured[id], now: o.Now, host: o.Host}
+		note := func(err error) {
+			// That the state directory as a whole is unsafe was said already.
+			if err != nil && (unsafe == nil || !errors.Is(err, store.ErrUnsafe)) {
+				v.problems = append(v.problems, storeProblem(err))
+			}
+		}
 		c, err := o.Store.Certificate(id)
 		if err != nil {
 			// Somebody else's directory among ours; the others are no worse for it.
-			v.problems = append(v.problems, storeProblem(err))
+			note(err)
 			s.Certificates = append(s.Certificates, describe(v))
 			continue
 		}
-		if v.retry, err = c.Retry(); err != nil {
-			v.problems = append(v.problems, storeProblem(err))
-		}
+		v.retry, err = c.Retry()
+		note(err)
 		if credible {
 			v.retry = believed(v.retry, o.Now)
 		}
-		if o.Config != nil && v.cfg == nil {
-			// Nobody is served any more.
-		} else if v.delivery, err = c.Delivery(); err != nil {
-			v.problems = append(v.problems, storeProblem(err))
+		if o.Config == nil || v.cfg != nil { // else nobody is served any more
+			v.delivery, err = c.Delivery()
+			note(err)
 		}
 		if v.live, v.liveErr = c.Live(); v.liveErr != nil && !lost(v.liveErr) {
-			v.problems = append(v.problems, storeProblem(v.liveErr))
+			note(v.liveErr)
 		}
 		lives[id] = o.Host.own(v.live)
 		q := question{
@@ -299,13 +312,14 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			}
 		}
 		v.decision = decide(q)
+		if o.Config != nil && v.cfg == nil {
+			s.Certificates = append(s.Certificates, describeUnmanaged(v))
+			continue
+		}
 		cert := describe(v)
 		if v.cfg == nil && v.live != nil && (v.decision.reason == "" || v.decision.reason == reasonThreshold) {
 			// The agent knows the configured threshold, and noted what comes of it.
 			cert.NextTry = latest(v.retry.RenewAt, v.retry.NextTry)
-		}
-		if o.Config != nil && v.cfg == nil {
-			cert.State, cert.NextTry, cert.NextWhy = status.Unmanaged, time.Time{}, ""
 		}
 		s.Certificates = append(s.Certificates, cert)
 	}

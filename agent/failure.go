@@ -9,11 +9,13 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"certagent/agent/config"
 	"certagent/agent/status"
 	"certagent/est"
+	"certagent/store"
 	"certagent/store/durable"
 )
 
@@ -57,7 +59,16 @@ func storeFailure(what string, err error) error {
 
 // storeProblem says that the disk does not do what it should.
 func storeProblem(err error) Problem {
-	return Problem{Code: "store", Text: err.Error(), Hint: "look at the state directory's owner, mode and free space"}
+	p := Problem{Code: "store", Text: err.Error(), Hint: "look at the state directory's owner, mode and free space"}
+	switch {
+	case errors.Is(err, store.ErrUnsafe):
+		p.Hint = "mend what the text names: it must belong to the agent's user or to root, and nobody else may write it"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		p.Hint = "make room on the file system of the state directory; it is tried again by itself"
+	case errors.Is(err, syscall.EROFS):
+		p.Hint = "have the file system of the state directory mounted for writing; it is tried again by itself"
+	}
+	return p
 }
 
 // verdict is what an error means for the next attempt. It is the one place where classes become actions.

@@ -122,6 +122,7 @@ func (a *Agent) reload(ctx context.Context) error {
 			grace.Reset(0)
 		}
 	}
+	a.lookAtUnmanaged()
 	slices.Sort(removed)
 	z := a.o.Log.Info().Str("event", "reload").Str("result", resultLoaded)
 	text(z, "configuration", cfg.File)

@@ -27,8 +27,22 @@ func (s Snapshot) WriteTable(w io.Writer, look Look) error {
 	p.say("agent: ", "  ", p.words(s.agentLine())...)
 	p.writeCertificates(certificates, s)
 	p.writeProblems(remarksOf(s.Problems, certificates), len(certificates), s.Time)
+	if c := s.backedOff(certificates); c != nil {
+		p.WriteByte('\n')
+		p.say("", "  ", p.words("after a repair nobody has to wait: certagent renew "+c.ID)...)
+	}
 	_, err := io.WriteString(w, p.String())
 	return err
+}
+
+// backedOff is the worst certificate that a running agent tries again only after a while; nil if there is none.
+func (s Snapshot) backedOff(worstFirst []*Certificate) *Certificate {
+	for _, c := range worstFirst {
+		if s.Running && c.State != Unmanaged && c.Failures > 0 && c.NextTry.After(s.Time) {
+			return c
+		}
+	}
+	return nil
 }
 
 // worstFirst are the certificates in the order in which somebody wants to look at them: by state, then those with a problem,
@@ -109,7 +123,7 @@ func (s Snapshot) agentLine() string {
 	case !s.Running:
 		return "not running; this is what is on disk in " + s.StateDir
 	case s.Started.IsZero():
-		return "running, but not asked; this is what is on disk in " + s.StateDir
+		return "running, but it did not answer; this is what is on disk in " + s.StateDir
 	}
 	line := "version " + s.Version
 	if s.PID != 0 {
@@ -216,7 +230,7 @@ func (s Snapshot) next(c *Certificate) string {
 
 // failedLine says why and how often the last tries failed: "unavailable, 5 times in a row, last 4 minutes ago (17:24:10)".
 func failedLine(c *Certificate, now time.Time) string {
-	if c.LastClass == "" || c.LastClass == "pending" {
+	if c.LastClass == "" || c.LastClass == "pending" || c.State == Unmanaged {
 		return ""
 	}
 	line := c.LastClass + ", "

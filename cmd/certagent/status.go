@@ -23,9 +23,10 @@ func (p *program) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [ID...]",
 		Short: "show the certificates, their problems and what happens next",
-		Long: `status shows each certificate with its lifetime ('#' has passed, at '|' renewal is due), what happens
-next and why, and each problem with a remedy. It asks the running agent; while none answers, or not within
-3 s, it reads the state directory. It needs no right to read the configuration or the keys.
+		Long: `status shows each certificate, the worst first, with its lifetime ('#' has passed, at '|' renewal is due),
+what happens next and why, why the last try failed, and who logged in when it was issued; then each problem
+with a remedy. It asks the running agent; while none answers, or not within 3 s, it reads the state directory.
+It needs no right to read the configuration or the keys.
 
 Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 expired, 5 key mismatch,
 7 missing, 6 not yet valid, 4 overdue, 8 degraded (the certificate is fine, something around it is not).`,
@@ -118,11 +119,15 @@ func secondHand(s status.Snapshot, unread, unanswered error) (problems []status.
 	} else {
 		problems = append(problems, status.Problem{
 			Code: "agent-not-running", Text: "no agent is running: nothing is renewed, and what is shown is what is on disk in " + s.StateDir,
-			Hint:   "start it (systemctl start certagent); where a timer runs certagent run --once in its place, this is as it should be",
+			Hint: "start it (systemctl start certagent); if it has ended, journalctl -u certagent says why; where a timer runs " +
+				"certagent run --once in its place, this is as it should be",
 			Notice: !slices.ContainsFunc(s.Certificates, wanting),
 		})
 	}
 	if unread != nil {
+		if path, ok := errors.AsType[*fs.PathError](unread); ok {
+			unread = path
+		}
 		problems = append(problems, status.Problem{
 			Code: "config-unreadable", Text: fmt.Sprintf("the configuration could not be read: %v; what is shown is what the agent noted in %s",
 				unread, s.StateDir),
@@ -141,8 +146,8 @@ func wanting(c status.Certificate) bool {
 func notAsked(why error) status.Problem {
 	p := status.Problem{
 		Code: "control-socket", Text: why.Error() + "; an agent runs, and this is what is on disk",
-		Hint: "the agent's log says why (journalctl -u certagent); if it was started by another version of the program, " +
-			"systemctl restart certagent",
+		Hint: "its log says why (journalctl -u certagent); systemctl restart certagent ends one that is stuck, or of another " +
+			"version of the program",
 	}
 	p.Notice = errors.Is(why, control.ErrNobody) || errors.Is(why, fs.ErrPermission)
 	return p
