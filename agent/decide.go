@@ -92,7 +92,7 @@ func decide(q question) decision {
 	if d.reason == reasonDrift || d.reason == reasonKeyDrift {
 		why := "the configuration changed; this certificate's turn comes then"
 		if retry.Drift.Failures > 0 {
-			why = "the changed request was refused; trying again"
+			why = "the change was not granted; trying again"
 		}
 		// It is a back-off, as long as retry, or what the server asked for, as long as a week.
 		next := retry.Drift.NextTry
