@@ -6,59 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"certagent/agent/status"
 	"certagent/est/esttest"
 	"certagent/store"
 )
-
-// TestReadme follows README.md word for word, but for the server's port: a person pastes its configuration into a shell and
-// types the commands below it.
-func TestReadme(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(readme), "\n## A first certificate\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	block := regexp.MustCompile("(?s)```sh\n(.*?)```").FindStringSubmatch(section)
-	if block == nil {
-		t.Fatal("README.md has no shell block under A first certificate")
-	}
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	if err := os.Mkdir(g.path("testca"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	copyFile(t, s.CAFile(), g.path("testca", "ca.pem"))
-	paste := strings.Replace(block[1], "https://localhost:8085/.well-known/est", s.URL(), 1)
-	if paste == block[1] {
-		t.Fatal("README.md's configuration is not for the server that certagent-testca starts")
-	}
-	sh := exec.Command("sh", "-euc", paste)
-	sh.Dir = g.dir
-	if out, err := sh.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Fatalf("README.md's shell block: %v\n%s", err, out)
-	}
-	if out, err := g.command("config", "check").CombinedOutput(); err != nil || strings.Contains(string(out), "warning") {
-		t.Fatalf("certagent config check: %v\n%s", err, out)
-	}
-	g.start()
-	first := g.next("device-id", nil)
-	out, err := g.command("status").Output()
-	if err != nil || !regexp.MustCompile(`(?m)^device-id  valid `).Match(out) {
-		t.Errorf("certagent status: %v\n%s", err, out)
-	}
-	g.signal(syscall.SIGUSR1)
-	g.next("device-id", &first)
-	g.stop()
-}
 
 // TestStatusForEverybody: somebody who may read neither the configuration nor a key sees what there is to know.
 func TestStatusForEverybody(t *testing.T) {
