@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"certagent/agent/config"
@@ -81,6 +80,7 @@ type LoginLook struct {
 	Label       string           // as errors name it
 	Certificate *tls.Certificate // nil where Why says why it cannot log in
 	Why         string
+	leaf        *x509.Certificate
 }
 
 // Inspect finds out what the agent would use now. It asks nobody and writes nothing. Without a Config only the Clock is looked
@@ -211,13 +211,10 @@ func (in *Inspection) server(s server, o SurveyOptions) ServerLook {
 
 // login adds a certificate that logs in, unless it is there already.
 func (s *ServerLook) login(label string, cert *tls.Certificate, now time.Time) {
-	same := func(l LoginLook) bool {
-		return l.Label == label || strings.HasSuffix(l.Label, " "+label[strings.LastIndexByte(label, ' ')+1:])
-	}
-	if slices.ContainsFunc(s.Logins, same) {
+	if slices.ContainsFunc(s.Logins, func(l LoginLook) bool { return l.leaf.Equal(cert.Leaf) }) {
 		return
 	}
-	l := LoginLook{Label: label, Certificate: cert, Why: checkLeaf(cert, now)}
+	l := LoginLook{Label: label, Certificate: cert, Why: checkLeaf(cert, now), leaf: cert.Leaf}
 	if l.Why == "" && cert.PrivateKey == nil {
 		l.Why = "has a key that may not be read: this needs root or the agent's user"
 	}

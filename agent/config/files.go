@@ -18,7 +18,8 @@ type namedFile struct {
 }
 
 // CheckFiles looks at the files that the configuration names, without opening them: what is missing, and what others
-// may read and should not. Files of systemd credentials are left out, being there for the service alone. It is what
+// may read and should not. It is the same whoever asks on whatever machine, as where an image is built; how the agent's user sees a
+// gateway's files is for package agent/check. Files of systemd credentials are left out, being there for the service alone. It is what
 // a person asks for; the daemon looks at each file when it needs it.
 func (c *Config) CheckFiles() []Warning {
 	var warns []Warning

@@ -204,6 +204,31 @@ username = ""
 	}
 }
 
+// NamedFiles of a Config with some of its certificates are those of these, and those that serve all.
+func TestNamedFilesOfSome(t *testing.T) {
+	cfg, err := Parse("config.toml", []byte("[cert_issuance.est]\ntrusted_certs = [\"/ca.pem\"]\n"+urls+`
+[cert_issuance.certs.a]
+common_name = "a"
+username = "u"
+password_file = "/a"
+[cert_issuance.certs.b]
+common_name = "b"
+username = "u"
+password_file = "/b"
+`), Defaults{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Certificates = cfg.Certificates[:1]
+	var got []string
+	for _, f := range cfg.NamedFiles() {
+		got = append(got, f.Path)
+	}
+	if strings.Join(got, " ") != "/ca.pem /a" {
+		t.Errorf("got %v", got)
+	}
+}
+
 // Whatever stands in a file, Parse comes back, and a password that was read as one is in no message.
 func FuzzParse(f *testing.F) {
 	for _, pattern := range []string{"testdata/good/*.toml", "testdata/bad/*.toml"} {
