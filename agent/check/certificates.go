@@ -20,7 +20,7 @@ func (p *probes) certificate(c *status.Certificate, live *store.Generation) []*R
 	}
 	for i := range c.Problems {
 		problem := &c.Problems[i]
-		if slices.Contains([]string{"expired", "not-yet-valid"}, problem.Code) || problem.Text == c.LastError {
+		if slices.Contains([]string{"expired", "not-yet-valid"}, problem.Code) || problem.Text == c.LastError || p.unsafe(problem) {
 			continue // told already
 		}
 		if slices.Contains([]string{"hook-failed", "output-failed", "output-refused", "hooks-waiting"}, problem.Code) {
@@ -57,9 +57,12 @@ func (p *probes) expiry(c *status.Certificate) *Result {
 	case status.NotYetValid:
 		return failed(id, c.ID, "it becomes valid "+status.Until(c.NotBefore.Sub(p.Now)), "compare this device's clock with the CA's")
 	case status.Missing:
-		if c.LastTry.IsZero() && !p.Snapshot.Running {
-			return warning(id, c.ID, "there is none yet, and no agent runs that would get it",
-				"start the agent: systemctl start certagent, or certagent run")
+		if c.Failures == 0 && !p.Snapshot.Running {
+			const hint = "start the agent: systemctl start certagent, or certagent run"
+			if c.LastTry.IsZero() {
+				return warning(id, c.ID, "there is none yet, and no agent runs that would get it", hint)
+			}
+			return failed(id, c.ID, "there is none any more, and no agent runs that would get it", hint)
 		}
 		return failed(id, c.ID, "there is none", "see its last error, and the checks of its server")
 	case status.Unmanaged:

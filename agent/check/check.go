@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,25 +62,55 @@ type job struct {
 }
 
 // Run looks at everything. Probes run side by side; it returns when all have ended, and shortly after Options.Timeout at the
-// latest: what hangs by then (a network file system) is a failed result, and its goroutine ends when that does.
+// latest: what hangs by then (a network file system) is a failed result, and its goroutine ends when that does. What hangs while
+// credentials are read has half of that time, so that there is some left to find out which file it is.
 func Run(ctx context.Context, o Options) Report {
 	cause := fmt.Errorf("nothing more came within %v, which is all the time there is", o.Timeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, cause)
 	defer cancel()
 	p := &probes{Options: o}
-	p.look = agent.Inspect(agent.SurveyOptions{
-		Config: o.Config, Store: o.Store, Version: o.Version, Built: o.Built, Host: o.Host, Now: o.Now,
+	jobs := p.jobs()
+	look, read := within(o.Timeout/2, func() agent.Inspection {
+		return agent.Inspect(agent.SurveyOptions{
+			Config: o.Config, Store: o.Store, Version: o.Version, Built: o.Built, Host: o.Host, Now: o.Now,
+		})
 	})
-	p.clock = p.look.Clock
+	if read {
+		p.look, p.clock = look, look.Clock
+		jobs = append(jobs, p.lookedJobs()...)
+	} else {
+		jobs = append(jobs, job{"file-readable", "", func(context.Context) []*Result { return []*Result{unread(o.Timeout / 2)} }})
+	}
 	r := Report{Schema: Schema, Time: o.Now, Version: o.Version, Config: o.File, StateDir: o.StateDir}
-	r.assemble(collect(ctx, o.Timeout, p.jobs(), o.Progress))
+	r.assemble(collect(ctx, o.Timeout, jobs, o.Progress))
 	return r
+}
+
+// within gives what do does, if that ends in time; else do goes on alone.
+func within[T any](most time.Duration, do func() T) (done T, inTime bool) {
+	ended := make(chan T, 1) // so that one that comes too late ends as well
+	go func() { ended <- do() }()
+	select {
+	case done = <-ended:
+		return done, true
+	case <-time.After(most):
+		return done, false
+	}
+}
+
+// findHanging is what to do about a file that is not read in time.
+const findHanging = "find out what hangs: a network file system or a disk, perhaps"
+
+// unread is the result of all that needs credentials, anchors or the state directory, where reading them hangs.
+func unread(waited time.Duration) *Result {
+	return failed("file-readable", "", fmt.Sprintf("credentials, anchors and state could not be read within %v: "+
+		"clock, credentials and EST servers were not looked at", waited), findHanging)
 }
 
 // grace is what a probe that obeys its context may take to say so.
 const grace = 2 * time.Second
 
-// collect runs jobs side by side and gathers their results.
+// collect runs jobs side by side and gathers their results. ctx ends after timeout at the latest.
 func collect(ctx context.Context, timeout time.Duration, jobs []job, progress func(ended, all int)) []*Result {
 	type outcome struct {
 		job     int
@@ -89,8 +120,8 @@ func collect(ctx context.Context, timeout time.Duration, jobs []job, progress fu
 	for i, j := range jobs {
 		go func() { outcomes <- outcome{i, j.run(ctx)} }()
 	}
-	late := time.NewTimer(timeout + grace)
-	defer late.Stop()
+	over := ctx.Done()
+	var late <-chan time.Time
 	open := make(map[int]bool, len(jobs))
 	for i := range jobs {
 		open[i] = true
@@ -104,10 +135,11 @@ func collect(ctx context.Context, timeout time.Duration, jobs []job, progress fu
 		case o := <-outcomes:
 			all[o.job] = o.results
 			delete(open, o.job)
-		case <-late.C:
+		case <-over:
+			over, late = nil, time.After(grace)
+		case <-late:
 			for i := range open {
-				all[i] = []*Result{failed(jobs[i].id, jobs[i].subject, fmt.Sprintf("it did not answer within %v", timeout),
-					"find out what hangs: a network file system or a disk, perhaps")}
+				all[i] = []*Result{failed(jobs[i].id, jobs[i].subject, fmt.Sprintf("it did not answer within %v", timeout), findHanging)}
 			}
 			return slices.Concat(all...)
 		}
@@ -120,33 +152,34 @@ func collect(ctx context.Context, timeout time.Duration, jobs []job, progress fu
 
 // each bounds one request so that there is time left for what follows it.
 func (p *probes) each(configured time.Duration) time.Duration {
-	return min(cmp.Or(configured, time.Minute), p.Timeout*2/3)
+	return min(cmp.Or(configured, time.Minute), (p.Timeout * 2 / 3).Round(time.Millisecond))
 }
 
-// jobs are all the probes.
+// local is a probe of what asks nobody.
+func local(id, subject string, run func() []*Result) job {
+	return job{id, subject, func(context.Context) []*Result { return run() }}
+}
+
+// jobs are the probes that need nothing that was read of credentials and clock.
 func (p *probes) jobs() []job {
 	var all []job
-	add := func(id, subject string, run func(context.Context) []*Result) {
-		all = append(all, job{id, subject, run})
-	}
-	local := func(id, subject string, run func() []*Result) {
-		add(id, subject, func(context.Context) []*Result { return run() })
-	}
+	local := func(id, subject string, run func() []*Result) { all = append(all, local(id, subject, run)) }
 	local("config-valid", p.File, p.configuration)
 	local("agent-user", "", func() []*Result { return []*Result{p.user(), p.running()} })
 	for i := range p.Snapshot.Problems {
 		problem := &p.Snapshot.Problems[i]
-		told := []string{"clock-not-credible", "build-date", "config-invalid", "config-unreadable", "control-socket", "agent-not-running"} // by checks of their own
-		if !slices.Contains(told, problem.Code) {
+		told := []string{ // by checks of their own
+			"clock-not-credible", "build-date", "config-invalid", "config-unreadable", "control-socket", "agent-not-running",
+		}
+		if !slices.Contains(told, problem.Code) && !p.unsafe(problem) {
 			local("agent-problem", "", func() []*Result { return []*Result{problemOf("agent-problem", "", problem)} })
 		}
 	}
 	local("state-permissions", p.StateDir, p.state)
 	for i := range p.Snapshot.Certificates {
 		c := &p.Snapshot.Certificates[i]
-		add("certificate-expiry", c.ID, func(context.Context) []*Result { return p.certificate(c, p.look.Live[c.ID]) })
+		local("certificate-expiry", c.ID, func() []*Result { return p.certificate(c, p.look.Live[c.ID]) })
 	}
-	local("clock-credible", "", func() []*Result { return clock(p.clock) })
 	if p.Config == nil {
 		return all
 	}
@@ -159,6 +192,22 @@ func (p *probes) jobs() []job {
 			local("file-readable", f.Path, func() []*Result { return p.namedFile(f) })
 		}
 	}
+	for i := range p.Config.Certificates {
+		all = append(all, p.deliveryJobs(&p.Config.Certificates[i])...)
+	}
+	if s := p.Config.Provisioning.Source; s == "dps" || s == "aws" {
+		local("onboarding-endpoint", s, func() []*Result {
+			return []*Result{skipped("onboarding-endpoint", s, "this version does not tell the cloud about the certificate")}
+		})
+	}
+	return all
+}
+
+// lookedJobs are the probes of what was read of credentials and clock.
+func (p *probes) lookedJobs() []job {
+	var all []job
+	local := func(id, subject string, run func() []*Result) { all = append(all, local(id, subject, run)) }
+	local("clock-credible", "", func() []*Result { return clock(p.clock) })
 	for i := range p.look.Anchors {
 		a := &p.look.Anchors[i]
 		local("anchor-readable", a.File, func() []*Result { return p.anchors(a) })
@@ -173,43 +222,42 @@ func (p *probes) jobs() []job {
 	}
 	for i := range p.look.Servers {
 		s := &p.look.Servers[i]
-		add(idTCP, s.URL.String(), func(ctx context.Context) []*Result { return p.server(ctx, s) })
+		all = append(all, job{idTCP, s.URL.String(), func(ctx context.Context) []*Result { return p.server(ctx, s) }})
+	}
+	if p.Config == nil {
+		return all
 	}
 	for i := range p.Config.Certificates {
-		p.certificateJobs(&p.Config.Certificates[i], add)
-	}
-	if s := p.Config.Provisioning.Source; s == "dps" || s == "aws" {
-		local("onboarding-endpoint", s, func() []*Result {
-			return []*Result{skipped("onboarding-endpoint", s, "this version does not tell the cloud about the certificate")}
-		})
+		c := &p.Config.Certificates[i]
+		if live := p.look.Live[c.ID]; live != nil {
+			key := live.File("key.pem")
+			local("key-permissions", key, func() []*Result { return []*Result{p.key(key, c.Group)} })
+		}
 	}
 	return all
 }
 
-// certificateJobs are the probes of what belongs to one certificate: key, outputs, hooks.
-func (p *probes) certificateJobs(c *config.Certificate, add func(id, subject string, run func(context.Context) []*Result)) {
+// deliveryJobs are the probes of the outputs and hooks of a certificate.
+func (p *probes) deliveryJobs(c *config.Certificate) (all []job) {
 	said := &status.Certificate{}
 	for i := range p.Snapshot.Certificates {
 		if s := &p.Snapshot.Certificates[i]; s.ID == c.ID {
 			said = s
 		}
 	}
-	if live := p.look.Live[c.ID]; live != nil {
-		key := live.File("key.pem")
-		add("key-permissions", key, func(context.Context) []*Result { return []*Result{p.key(key, c.Group)} })
-	}
 	for i := range c.Outputs {
 		o := &c.Outputs[i]
 		state := stateOf(said.Outputs, func(s *status.Output) bool { return s.Path == o.Path })
-		add("output-place", o.Path, func(context.Context) []*Result { return p.output(o, state, said) })
+		all = append(all, local("output-place", o.Path, func() []*Result { return p.output(o, state, said) }))
 	}
 	hooks := hook.List(c.OnRenew.Exec, c.OnRenew.Reload, c.OnRenew.Restart, c.OnRenew.Timeout)
 	for i := range hooks {
 		h := &hooks[i]
 		state := stateOf(said.Hooks, func(s *status.Hook) bool { return s.Hook == h.String() })
 		subject := c.ID + ": " + shorten(h.String(), 200)
-		add("hook-state", subject, func(ctx context.Context) []*Result { return p.hookOf(ctx, h, subject, state, said) })
+		all = append(all, job{"hook-state", subject, func(ctx context.Context) []*Result { return p.hookOf(ctx, h, subject, state, said) }})
 	}
+	return all
 }
 
 // configuration judges what loading the configuration gave.
@@ -357,6 +405,15 @@ func (p *probes) invalid() *status.Problem {
 	return stateOf(p.Snapshot.Problems, func(q *status.Problem) bool { return q.Code == "config-invalid" })
 }
 
+// unsafe tells that a problem is that the state directory is not safe, which state tells.
+func (p *probes) unsafe(problem *status.Problem) bool {
+	if problem.Code != "store" || p.Store == nil {
+		return false
+	}
+	err := p.Store.Safe()
+	return err != nil && strings.HasSuffix(problem.Text, err.Error())
+}
+
 // state judges the state directory.
 func (p *probes) state() []*Result {
 	const id, space = "state-permissions", "state-space"
@@ -381,11 +438,13 @@ func (p *probes) state() []*Result {
 	case blocked:
 	case !p.User.may(w.End, Write) || !p.User.may(w.End, Enter):
 		r = failed(id, p.StateDir, fmt.Sprintf("user %s may not write in %s", p.User.Name, w.End),
-			fmt.Sprintf("chown -R %s %s", p.User.Name, p.StateDir))
+			fmt.Sprintf("chown -R %s: %s", p.User.Name, p.StateDir))
 	default:
 		r = ok(id, p.StateDir, fmt.Sprintf("user %s can write in it, and nobody else", p.User.Name))
 		if who := p.User.others(w.End, Write, -1); who != "" {
 			r = failed(id, p.StateDir, fmt.Sprintf("%s may write %s", who, w.End), "chmod go-w "+p.StateDir)
+		} else if f, is := p.User.barred(p.Store.Dir()); is {
+			r = failed(id, p.StateDir, fmt.Sprintf("user %s may not change %s", p.User.Name, f), "chown -R "+p.User.Name+": "+p.StateDir)
 		}
 	}
 	var s unix.Statfs_t
@@ -409,11 +468,12 @@ func spaceOf(id, subject string, left room) *Result {
 	const little, files = 1 << 20, 100
 	switch {
 	case left.readOnly:
-		return failed(id, subject, "its file system is mounted read-only", "mount -o remount,rw, and find out why it was")
+		return failed(id, subject, "its file system is mounted read-only", "find out why (dmesg; findmnt -T "+subject+
+			"), and mount it for writing again (mount -o remount,rw)")
 	case left.bytes < little/16:
-		return failed(id, subject, fmt.Sprintf("its file system has %d bytes left", left.bytes), "make room: nothing can be renewed")
+		return failed(id, subject, fmt.Sprintf("its file system has %d bytes left", left.bytes), "make room: a renewal may find none")
 	case left.counted && left.inodes < files/5:
-		return failed(id, subject, fmt.Sprintf("its file system has room for %d files", left.inodes), "remove some: nothing can be renewed")
+		return failed(id, subject, fmt.Sprintf("its file system has room for %d files", left.inodes), "remove some: a renewal needs 20")
 	case left.bytes < little || left.counted && left.inodes < files:
 		return warning(id, subject, fmt.Sprintf("its file system has %d KiB left", left.bytes>>10), "make room before a renewal finds none")
 	}

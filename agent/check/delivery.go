@@ -1,17 +1,22 @@
 package check
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"certagent/agent/config"
 	"certagent/agent/hook"
 	"certagent/agent/status"
+	"certagent/store/durable"
 	"certagent/store/export"
 )
 
@@ -26,9 +31,17 @@ func (p *probes) output(o *config.Output, state *status.Output, of *status.Certi
 	case "failed":
 		return append(all, failed(id, o.Path, state.Error, cmp.Or(hintFor(of, state.Error), "see to the reason; the agent tries again")))
 	case "pending":
-		return append(all, warning(id, o.Path, "it is not written for the live certificate yet", "the agent does so by itself while it runs"))
+		return append(all, pending(id, o.Path, "it is not written for the live certificate yet", of))
 	}
 	return append(all, ok(id, o.Path, "it is what it should be ("+state.Format+")"))
+}
+
+// pending is what is still to be done for a certificate, if there is one.
+func pending(id, subject, text string, of *status.Certificate) *Result {
+	if of.State == status.Missing {
+		return skipped(id, subject, "there is no certificate yet")
+	}
+	return warning(id, subject, text, "the agent does so by itself while it runs")
 }
 
 // place judges where an output goes: what the agent itself would refuse, and then what the agent's user lacks.
@@ -62,6 +75,13 @@ func (p *probes) place(o *config.Output) *Result {
 		return failed(id, o.Path, fmt.Sprintf("user %s may not write in %s", u.Name, w.End),
 			fmt.Sprintf("chown %s %s, or give its group the right to write there", u.Name, dir))
 	}
+	if info, err := os.Lstat(o.Path); err == nil && !info.Mode().IsRegular() {
+		return failed(id, o.Path, (&durable.KindError{Path: o.Path, Mode: info.Mode(), Want: "a regular file"}).Error(),
+			"remove it, or choose another path: certagent replaces nothing but files")
+	}
+	if mounted(dir, unix.ST_RDONLY) {
+		return failed(id, o.Path, "the file system of "+dir+" is mounted read-only", "mount it for writing, or choose another path")
+	}
 	return ok(id, o.Path, fmt.Sprintf("user %s can write in %s", u.Name, dir))
 }
 
@@ -81,7 +101,7 @@ func (p *probes) hookOf(ctx context.Context, h *hook.Hook, subject string, state
 	case state.Error != "" && state.State != "ok":
 		return append(all, failed(id, subject, state.Error, cmp.Or(hintFor(of, state.Error), "certagent status --json has its output")))
 	case state.State == "pending":
-		return append(all, warning(id, subject, "it was not run for the live certificate yet", "the agent does so by itself while it runs"))
+		return append(all, pending(id, subject, "it was not run for the live certificate yet", of))
 	case state.State != "ok":
 		return append(all, failed(id, subject, "it failed", ""))
 	case state.Skipped != "":
@@ -115,17 +135,47 @@ func (p *probes) program(path, subject string) *Result {
 		return failed(id, subject, fmt.Sprintf("%s may write %s, and so chooses what runs with the agent's rights", who, w.End),
 			"chown root "+w.End.Path+" and chmod go-w "+w.End.Path)
 	}
+	if mounted(w.End.Path, unix.ST_NOEXEC) {
+		return failed(id, subject, "the file system of "+w.End.Path+" is mounted noexec: no program in it can be run",
+			"put the program elsewhere, below /usr/local or /opt for instance")
+	}
+	if by := interpreter(w.End.Path); by != "" {
+		if _, err := os.Stat(by); errors.Is(err, fs.ErrNotExist) {
+			return failed(id, subject, fmt.Sprintf("its interpreter %q does not exist", by),
+				"correct its first line, which must end without a carriage return, or install the interpreter")
+		}
+	}
 	return ok(id, subject, fmt.Sprintf("user %s can execute it", u.Name))
+}
+
+// mounted tells whether the file system of path is mounted with an option (statfs(2)).
+func mounted(path string, option int64) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(path, &s) == nil && int64(s.Flags)&option != 0
+}
+
+// interpreter is what a script names in its first line (execve(2)); "" for what is none, or cannot be read.
+func interpreter(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 256) // as much of it as the kernel reads
+	n, _ := io.ReadFull(f, head)
+	line, found := bytes.CutPrefix(head[:n], []byte("#!"))
+	if !found {
+		return ""
+	}
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	line, _, _ = bytes.Cut(bytes.Trim(line, " \t"), []byte(" "))
+	return string(line)
 }
 
 // unit judges a systemd unit that is told after a renewal.
 func (p *probes) unit(ctx context.Context, name, subject string) *Result {
-	const id = "hook-unit"
-	if _, err := os.Stat("/run/systemd/system"); err != nil { // sd_booted(3)
-		return skipped(id, subject, "systemd does not run here")
-	}
 	state, err := hook.Loaded(ctx, name)
-	return unitState(id, subject, name, state, err)
+	return unitState("hook-unit", subject, name, state, err)
 }
 
 func unitState(id, subject, name, state string, err error) *Result {

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"certagent/store/export"
 )
 
-const needsRoot = "this needs root or the agent's user"
+const needsRoot = "this needs root, or the agent's user with all its groups"
 
 // unseen is the result of a check whose facts this process may not have; ok is false for any other error.
 func unseen(id, subject string, err error) (*Result, bool) {
@@ -73,9 +74,14 @@ func (u User) toRead(f File) string {
 
 // private judges whether a secret is one: everybody, or a group of strangers, that can read it is too many.
 func (u User) private(id, subject string, w Way) *Result {
-	switch who := u.others(w.End, Read, -1); {
+	group := u.group()
+	shared := -1
+	if f := w.End; f.UID != u.UID && slices.Contains(u.GIDs, f.GID) { // so it is how u gets at it
+		group, shared = groupName(f.GID), f.GID
+	}
+	switch who := u.others(w.End, Read, shared); {
 	case who == "":
-		return ok(id, subject, "only "+u.trusted()+" and group "+u.group()+" could read it")
+		return ok(id, subject, "only "+u.trusted()+" and group "+group+" could read it")
 	case Right(w.End.Mode.Perm())&Read != 0:
 		return failed(id, subject, fmt.Sprintf("%s may read %s", who, w.End), "chmod o= "+w.End.Path+", and replace what may have been read")
 	default:

@@ -129,7 +129,8 @@ func TestCertificate(t *testing.T) {
 		{"due, and a try failed", status.Certificate{State: status.Due, Failures: 1, LastError: "HTTP 503"}, true, OK, Warning, "", "HTTP 503"},
 		{"overdue", status.Certificate{State: status.Overdue, Failures: 5, LastError: "HTTP 503"}, true, Warning, Failed, "overdue", "5, all failed"},
 		{"expired", status.Certificate{State: status.Expired, Failures: 9, LastError: "x"}, true, Failed, Failed, "expired", ""},
-		{"missing", status.Certificate{State: status.Missing, LastTry: now}, false, Failed, OK, "there is none", ""},
+		{"missing", status.Certificate{State: status.Missing, LastTry: now}, true, Failed, OK, "there is none", ""},
+		{"lost, and nobody gets it", status.Certificate{State: status.Missing, LastTry: now}, false, Failed, OK, "no agent runs", ""},
 		{"missing before the first start", status.Certificate{State: status.Missing}, false, Warning, OK, "no agent runs", ""},
 		{"damaged", status.Certificate{State: status.KeyMismatch}, true, Failed, OK, "damaged", ""},
 		{"not yet valid", status.Certificate{State: status.NotYetValid}, true, Failed, OK, "becomes valid", ""},
@@ -207,6 +208,35 @@ func TestRunning(t *testing.T) {
 	} {
 		if r := (&probes{Options: tc.o}).running(); r.Verdict != tc.want {
 			t.Errorf("%s: %s (%s), want %s", tc.name, r.Verdict, r.Text, tc.want)
+		}
+	}
+}
+
+// TestPrivate: a group of strangers is told; the one by which the agent gets at the secret is how it is meant (ssl-cert on Debian).
+func TestPrivate(t *testing.T) {
+	u := User{UID: 990, GIDs: []int{990, 50}, Name: "certagent"}
+	for _, tc := range []struct {
+		name string
+		file File
+		want Verdict
+	}{
+		{"for the agent alone", File{Mode: 0o600, UID: 990}, OK},
+		{"by a group that the agent is in", File{Mode: 0o640, GID: 50}, OK},
+		{"by a group that the agent does not need", File{Mode: 0o640, UID: 990, GID: 50}, Warning},
+		{"by a group of strangers", File{Mode: 0o640, GID: 51}, Warning},
+		{"for everybody", File{Mode: 0o644, GID: 50}, Failed},
+	} {
+		if r := u.private("file-private", "/key", Way{End: tc.file}); r.Verdict != tc.want {
+			t.Errorf("%s: %s (%s), want %s", tc.name, r.Verdict, r.Text, tc.want)
+		}
+	}
+}
+
+// TestPending: nothing is late where there is no certificate yet.
+func TestPending(t *testing.T) {
+	for state, want := range map[status.State]Verdict{status.Missing: Skipped, status.Valid: Warning} {
+		if r := pending("output-state", "/o", "not yet", &status.Certificate{State: state}); r.Verdict != want {
+			t.Errorf("%s: %s, want %s", state, r.Verdict, want)
 		}
 	}
 }

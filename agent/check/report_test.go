@@ -132,11 +132,19 @@ func TestPageHasTheCatalogue(t *testing.T) {
 func TestHangingProbe(t *testing.T) {
 	forever := make(chan struct{})
 	defer close(forever)
-	results := collect(t.Context(), time.Millisecond, []job{
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	results := collect(ctx, time.Millisecond, []job{
 		{"output-place", "/nfs/key.pem", func(context.Context) []*Result { <-forever; return nil }},
 		{"clock-credible", "", func(context.Context) []*Result { return []*Result{ok("clock-credible", "", "well")} }},
 	}, nil)
 	if len(results) != 2 || results[0].Verdict != Failed || results[0].Subject != "/nfs/key.pem" || results[1].Verdict != OK {
 		t.Errorf("%+v", results)
+	}
+	if _, inTime := within(time.Millisecond, func() bool { <-forever; return true }); inTime {
+		t.Error("what hangs ended in time")
+	}
+	if done, inTime := within(time.Minute, func() bool { return true }); !done || !inTime {
+		t.Error("what does not hang did not end")
 	}
 }

@@ -230,6 +230,31 @@ func TestCheckTrouble(t *testing.T) {
 			id: "output-place", verdict: check.Failed, text: "does not exist", hint: "install -d",
 		},
 		{
+			name: "a directory in the place of an output", code: 1, trouble: func(t *testing.T, g *gateway, _ *esttest.Server) {
+				if err := os.Mkdir(g.path("out", "mqtt.pem"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			},
+			id: "output-place", verdict: check.Failed, text: "is a directory, not a regular file", hint: "remove it",
+		},
+		{
+			name: "a state directory for everybody", code: 1, trouble: func(t *testing.T, g *gateway, _ *esttest.Server) {
+				if err := errors.Join(os.Mkdir(g.path("state"), 0o755), os.Chmod(g.path("state"), 0o777)); err != nil {
+					t.Fatal(err)
+				}
+				told := 0
+				for _, c := range g.doctor(1, "--offline").Checks {
+					if strings.Contains(c.Text, "unsafe state directory") {
+						told++
+					}
+				}
+				if told != 1 {
+					t.Errorf("it is told %d times", told)
+				}
+			},
+			id: "state-permissions", verdict: check.Failed, text: "everybody may write", hint: "owner and mode",
+		},
+		{
 			name: "no program for a hook", code: 1, trouble: func(t *testing.T, g *gateway, _ *esttest.Server) {
 				g.write("config.toml", strings.Replace(readAll(t, g.path("config.toml")), "/bin/true", "/no/such/program", 1))
 			},
