@@ -167,6 +167,9 @@ func (p *probes) reached(look *agent.ServerLook, c *est.Contact, cas []*x509.Cer
 	default:
 		step(idTrust, c.Trusted, "its certificate verifies", notReached)
 	}
+	if e, is := errors.AsType[*est.Error](err); !broken && is && e.Status == http.StatusUnauthorized && look.Password != nil {
+		return append(all, skipped(idCACerts, subject, "it asks for the password, which goes to /csrattrs alone; the agent gives it"))
+	}
 	step(idCACerts, err == nil, "it has "+counted(len(cas), "CA certificate"), "the server was not asked")
 	return all
 }

@@ -237,6 +237,17 @@ func TestServer(t *testing.T) {
 			want: map[string]string{idTrust: "failed no trust anchors", idLogin: "skipped", idPassword: "skipped"},
 		},
 		{
+			name: "a password for everything", passwords: 1, trouble: func(_ *testing.T, s *served) { s.Always("", wanting(markedPassword)) },
+			want: map[string]string{idCACerts: "skipped it asks for the password", idLogin: "ok", idPassword: "ok"},
+		},
+		{
+			name: "a password for everything, and there is none", trouble: func(_ *testing.T, s *served) {
+				s.look.Password = nil
+				s.Always("", wanting(markedPassword))
+			},
+			want: map[string]string{idCACerts: "failed server refused the login (HTTP 401)", idLogin: "failed"},
+		},
+		{
 			name: "a fingerprint of another CA", trouble: func(_ *testing.T, s *served) {
 				s.look.Options.Anchors, s.look.Fingerprint = nil, strings.Repeat("00", 32)
 			},

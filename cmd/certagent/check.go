@@ -109,18 +109,17 @@ func (p *program) known(ctx context.Context, o *check.Options) error {
 		}
 		o.Snapshot = s
 	}
-	if o.Asked {
+	o.User = agentUser(o.StateDir)
+	if o.Asked || o.Snapshot.Running { // one that is stuck listens all the same
 		uid, groups, err := control.Listener(ctx, client.Socket())
-		if err == nil && len(groups) > 0 {
+		if err == nil && len(groups) > 0 && (o.Asked || int(uid) == o.User.UID) {
 			o.User = check.UserOf(int(uid), int(groups[0]))
 			o.User.GIDs = nil
 			for _, g := range groups {
 				o.User.GIDs = append(o.User.GIDs, int(g))
 			}
-			return nil
 		}
 	}
-	o.User = agentUser(o.StateDir)
 	return nil
 }
 
