@@ -45,7 +45,7 @@ goes to stderr then. Without --out nothing is written.
 Exit codes: 0 shown (with --out: written); 1 no answer, a fingerprint covers nothing (then nothing is written), or
 nothing was accepted for --out; 2 usage.`,
 		Example: `  certagent cacerts est.example.com:8085
-  certagent cacerts https://est.example.com/.well-known/est --fingerprint 9f:86:d0:81:... \
+  certagent cacerts est.example.com:8085 --fingerprint 9f:86:d0:81:... \
       --out /etc/certagent/trust/est.pem`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {

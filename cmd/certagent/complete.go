@@ -39,7 +39,7 @@ The ids are those of the configuration, or of the state directory where the conf
 Exit codes: 0 printed, 1 failed, 2 usage.`,
 		Example: `  certagent completion bash > /usr/share/bash-completion/completions/certagent
   certagent completion zsh > /usr/share/zsh/vendor-completions/_certagent
-  certagent completion fish > /usr/share/fish/vendor_completions.d/certagent.fish
+  certagent completion fish > /etc/fish/completions/certagent.fish
   source <(certagent completion bash)`,
 		ValidArgs: shells,
 		Args: func(c *cobra.Command, args []string) error {

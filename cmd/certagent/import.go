@@ -39,7 +39,7 @@ afterwards. It works with and without a running agent. With one, the key goes th
 control socket, which only root and the agent's user can make.
 
 Exit codes: 0 taken over, 1 refused or failed, 2 usage or configuration.`,
-		Example: "  certagent import device-id --cert /var/lib/aziot/certd/certs/device-id.pem --key device-id.key.pem",
+		Example: "  certagent import device-id --cert device-id.pem --key device-id.key.pem",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return misused(&hint{errors.New("import: as which certificate?"), "certagent status lists those of the configuration"})

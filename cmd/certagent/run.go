@@ -36,8 +36,8 @@ With --once it does everything that is due, and exits. Only one agent runs on a 
 Signals:
 
   SIGUSR1          renew every certificate now
-  SIGHUP           read the configuration again; one that is wrong changes nothing
-  SIGTERM, SIGINT  stop, within 5 s; a request on its way is kept and used at the next start
+  SIGHUP           read the configuration again; a wrong one changes nothing
+  SIGTERM, SIGINT  stop, within 5 s; a request on its way is kept for later
 
 Exit codes: 0 stopped, or with --once all is done; 1 failed to start, or with --once something that was due failed or
 waits for approval; 2 usage or configuration.`,
