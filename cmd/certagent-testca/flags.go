@@ -16,23 +16,30 @@ import (
 
 const usage = `Usage: certagent-testca [flags]
 
-A throw-away CA and EST server (RFC 7030) for tests. Never use it for anything else: its keys lie unprotected in its
-directory, and it issues what anybody who can log in asks for. A certificate of its own, or the password, is a login.
+A throw-away CA and EST server (RFC 7030) for tests. Never use it for anything
+else: its keys lie unprotected in its directory, and it issues what anybody who
+can log in asks for. A certificate of its own, or the password, is a login.
 
-  --listen HOST:PORT     where to listen (default localhost:8085, which is 127.0.0.1 and ::1); port 0 means a free one,
-                         and an empty HOST every address
-  --dir DIR              where the CA lives; made if it is not there (default testca)
-  --host NAME|IP         one more name in the server certificate, beside localhost, ip6-localhost, 127.0.0.1 and ::1;
-                         repeatable
-  --lifetime TIME        of device certificates (default 24h); TIME is 90s, 30m, 24h, 7d or 10y
+  --listen HOST:PORT     where to listen (default localhost:8085, which is
+                         127.0.0.1 and ::1); port 0 means a free one, and an
+                         empty HOST every address
+  --dir DIR              where the CA lives; made if it is not there (default
+                         testca)
+  --host NAME|IP         one more name in the server certificate, beside
+                         localhost, ip6-localhost, 127.0.0.1 and ::1; repeatable
+  --lifetime TIME        of device certificates (default 24h); TIME is 90s, 30m,
+                         24h, 7d or 10y
   --root-lifetime TIME   of a new root (default 20y)
   --server-lifetime TIME of a new server certificate (default 10y)
   --user NAME            user name of the password login (default estuser)
   --password PASSWORD    its password (default estpwd)
   --label LABEL          path segment before the operation (default none)
-  --like-libest          behave like cisco's libest, which the EST tutorial for IoT Edge runs
-  --ask-password         demand the password beside a certificate too, as the tutorial's server does
-  --bootstrap            write DIR/bootstrap.pem and DIR/bootstrap.key.pem: a login valid for 10 years
+  --like-libest          behave like cisco's libest, which the EST tutorial for
+                         IoT Edge runs
+  --ask-password         demand the password beside a certificate too, as the
+                         tutorial's server does
+  --bootstrap            write DIR/bootstrap.pem and DIR/bootstrap.key.pem: a
+                         login valid for 10 years
   --version              print the version
   --help                 print this
 

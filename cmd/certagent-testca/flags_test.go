@@ -57,6 +57,11 @@ func TestFlags(t *testing.T) {
 			t.Errorf("no line for %s in the usage text", name)
 		}
 	}
+	for line := range strings.Lines(usage) {
+		if len(line) > 80+len("\n") {
+			t.Errorf("wider than a serial console: %s", line)
+		}
+	}
 	c, err := parse(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -19,12 +19,9 @@ import (
 	"certagent/packaging/man"
 )
 
-var update = flag.Bool("update", false, "write manual pages and completions in packaging/ anew (make docs)")
+var update = flag.Bool("update", false, "write the manual pages in packaging/man anew (make docs)")
 
-const (
-	manDir        = "../../packaging/man"
-	completionDir = "../../packaging/completions"
-)
+const manDir = "../../packaging/man"
 
 // exitCodeMeanings are the exit codes of all commands.
 var exitCodeMeanings = []struct {
@@ -215,15 +212,6 @@ func markedUsage(line string) string {
 // TestManPages: packaging/man has a page for each command, made from what the command says of itself, and no other.
 func TestManPages(t *testing.T) {
 	generated(t, manDir, "*.8", manPages(t))
-}
-
-// TestCompletionScripts: packaging/completions has what certagent completion prints.
-func TestCompletionScripts(t *testing.T) {
-	generated(t, completionDir, "*", map[string][]byte{
-		"certagent.bash": certagent(t, "completion", "bash"),
-		"_certagent":     certagent(t, "completion", "zsh"),
-		"certagent.fish": certagent(t, "completion", "fish"),
-	})
 }
 
 // certagent is what the program prints, which must be well.
