@@ -292,6 +292,9 @@ func TestTextfileThatCannotBeWritten(t *testing.T) {
 				if kept, err := os.ReadFile(dir + "/kept"); err == nil && string(kept) != "kept" {
 					t.Errorf("the link was followed: %q", kept)
 				}
+				if tried, err := a.lookAfterTextfile(&textfile{}, filepath.Join(dir, "certagent.prom")); tried == 0 || err == nil {
+					t.Errorf("%d, %v: nothing keeps it from trying again at once", tried, err)
+				}
 				if err := c.mend(dir); err != nil {
 					t.Fatal(err)
 				}
@@ -326,6 +329,15 @@ func TestTextfileIsNotWrittenAllTheTime(t *testing.T) {
 			t.Errorf("written %d times in a minute, want about %d", len(seen), most-2)
 		}
 	})
+}
+
+// TestTextfileRests: a large file is written more seldom, but never so that its reader takes the agent for dead.
+func TestTextfileRests(t *testing.T) {
+	for size, want := range map[int]time.Duration{1: textfilePause, 10 << 10: textfilePause, 1 << 20: 128 * time.Second, 100 << 20: textfileEvery} {
+		if got := textfileRest(size); got != want {
+			t.Errorf("%d bytes: %v, want %v", size, got, want)
+		}
+	}
 }
 
 func TestTextfileIsDue(t *testing.T) {

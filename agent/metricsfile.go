@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"certagent/agent/status"
 	"certagent/store/durable"
 )
 
@@ -20,7 +19,15 @@ import (
 const (
 	textfilePause = 5 * time.Second // at least, between two
 	textfileEvery = 5 * time.Minute // at most; the rules in examples/prometheus wait for three of them
+	// textfileRate is how many bytes a second are written in the long run, save for textfileEvery: a thousand certificates are
+	// 2.5 MB, and in an outage one of them has something new at every moment.
+	textfileRate = 8 << 10
 )
+
+// textfileRest is how long nothing is written behind so many bytes.
+func textfileRest(size int) time.Duration {
+	return min(max(textfilePause, time.Duration(size)*time.Second/textfileRate), textfileEvery)
+}
 
 // textfile is a file that the textfile collector of node_exporter reads. It belongs to keepTextfile.
 type textfile struct {
@@ -48,10 +55,10 @@ func (a *Agent) keepTextfile(ctx context.Context) {
 		a.mu.Lock()
 		path := a.cfg.Metrics.Textfile
 		a.mu.Unlock()
-		wrote, err := a.lookAfterTextfile(f, path)
+		tried, err := a.lookAfterTextfile(f, path)
 		a.noteMetrics(&a.textfileErr, err, "textfile with metrics")
-		if wrote {
-			pause := time.NewTimer(textfilePause)
+		if tried > 0 {
+			pause := time.NewTimer(textfileRest(tried))
 			select {
 			case <-ctx.Done():
 			case <-pause.C:
@@ -62,8 +69,8 @@ func (a *Agent) keepTextfile(ctx context.Context) {
 }
 
 // lookAfterTextfile writes the file at path if that is due. One at another path, which nobody keeps any more, is removed: it
-// would say for ever what was true once.
-func (a *Agent) lookAfterTextfile(f *textfile, path string) (wrote bool, err error) {
+// would say for ever what was true once. tried is how many bytes it wrote, or wanted to: a full disk wears out, too.
+func (a *Agent) lookAfterTextfile(f *textfile, path string) (tried int, err error) {
 	if f.path != "" && f.path != path {
 		former := f.path
 		*f = textfile{}
@@ -72,24 +79,25 @@ func (a *Agent) lookAfterTextfile(f *textfile, path string) (wrote bool, err err
 		}
 	}
 	if path == "" {
-		return false, nil
+		return 0, nil
 	}
 	s := a.Snapshot()
 	said, now := sha256.Sum256(lasting(s)), time.Now()
 	if _, gone := os.Lstat(path); gone == nil && !f.due(path, said, now) {
-		return false, nil
+		return 0, nil
 	}
-	if err := writeTextfile(path, s, f.path == ""); err != nil {
+	text := metricsOf(s)
+	if err := writeTextfile(path, text, f.path == ""); err != nil {
 		f.written = time.Time{}
-		return false, err
+		return len(text), err
 	}
 	*f = textfile{path: path, said: said, written: now}
-	return true, nil
+	return len(text), nil
 }
 
 // writeTextfile replaces the file in one step, for node_exporter may read it at any time. sweep removes what a crash left
 // beside it.
-func writeTextfile(path string, s status.Snapshot, sweep bool) error {
+func writeTextfile(path string, text []byte, sweep bool) error {
 	real, err := placeTextfile(path)
 	if err != nil {
 		return err
@@ -98,7 +106,7 @@ func writeTextfile(path string, s status.Snapshot, sweep bool) error {
 	if sweep {
 		sweepTextfile(fsys, real)
 	}
-	return durable.WriteFile(fsys, real, metricsOf(s), durable.Mode(0o644))
+	return durable.WriteFile(fsys, real, text, durable.Mode(0o644))
 }
 
 func placeTextfile(path string) (real string, err error) {

@@ -67,7 +67,7 @@ func (a *Agent) serveMetrics(ctx context.Context, address string) (*http.Server,
 	}
 	s := &http.Server{
 		Handler:     &scrapes{agent: a},
-		ReadTimeout: scrapeWithin, WriteTimeout: 2 * scrapeWithin, MaxHeaderBytes: maxScrapeBytes,
+		ReadTimeout: scrapeWithin, WriteTimeout: scrapeWithin, MaxHeaderBytes: maxScrapeBytes,
 		ErrorLog: stdlog.New(io.Discard, "", 0), // what strangers do wrong is no news
 	}
 	s.SetKeepAlivesEnabled(false) // between two scrapes nothing is kept for anybody
