@@ -15,7 +15,7 @@ var (
 	notInAnchor    = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// TestLinksOfPages: what a page links to in this repository is there, the heading too.
+// TestLinksOfPages: what a page links to in this repository is there, the heading too, and the README links to every page of docs.
 func TestLinksOfPages(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md").Output()
@@ -44,6 +44,15 @@ func TestLinksOfPages(t *testing.T) {
 			} else if anchor != "" && !anchors(t, to)[anchor] {
 				t.Errorf("%s: %s: %s has no such heading", page, m[1], to)
 			}
+		}
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for page := range strings.SplitSeq(strings.Trim(string(out), "\x00"), "\x00") {
+		if strings.HasPrefix(page, "docs/") && !strings.Contains(string(readme), "]("+page+")") {
+			t.Errorf("the README does not name %s", page)
 		}
 	}
 	if links < 40 {
