@@ -74,13 +74,13 @@ func TestBootIn1970(t *testing.T) {
 					t.Errorf("it is %s, next %v: %s", c.State, c.NextTry, c.NextWhy)
 				}
 				after := d.retryFile()
-				if after.Reissue = before.Reissue; fmt.Sprint(after) != fmt.Sprint(before) {
+				if after.Reissue, after.Ordered = before.Reissue, before.Ordered; fmt.Sprint(after) != fmt.Sprint(before) {
 					t.Errorf("what is known was changed:\n%+v\n%+v", before, after)
 				}
 				if !tc.pending {
 					stop() // the force is durable; without it, what is due is seen
 					r := d.retryFile()
-					r.Reissue = ""
+					r.Reissue, r.Ordered = "", false
 					d.saveRetry(r)
 					_, stop = d.boot()
 					settle()
