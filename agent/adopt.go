@@ -258,7 +258,8 @@ func (k *keeper) adopt(p Pair, replace bool) (control.Imported, error) {
 	}
 	k.retry = adopted(k.retry, a.o.Now())
 	k.readLive()
-	a.o.Log.Info().Str("event", "import").Str("certificate", k.id).Int("generation", g.Number).Str("serial", g.Serial()).Strs("warnings", warnings).
-		Msg("certificate imported")
+	z := a.o.Log.Info().Str("event", "import").Str("certificate", k.id).Int("generation", g.Number).Str("serial", g.Serial())
+	list(z, "warnings", warnings)
+	z.Msg("certificate imported")
 	return control.Imported{Generation: g.Number, Directory: g.Dir, Warnings: warnings}, nil
 }

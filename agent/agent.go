@@ -206,7 +206,7 @@ func New(o Options) (*Agent, error) {
 	known, err := o.Store.Clock()
 	if err != nil {
 		// The build date is still a floor, and what corroborates the time next is written again.
-		o.Log.Warn().Str("event", "disk").Err(err).Msg("the newest corroborated time could not be read")
+		o.Log.Warn().Str("event", "disk").Str("error", clip(err.Error())).Msg("the newest corroborated time could not be read")
 	}
 	a.clock = newClock(&a.o, known, !o.Config.Clock.Check)
 	stamp := stampOf(o.Config.Files)
@@ -246,6 +246,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	tasks.Go(func() { a.authorities.run(ctx) }) // ends with ctx
 	go a.watchOutputs(ctx)                      // ends with ctx, unless a file system hangs
 	go a.sweep(a.vanished)                      // ends when it has looked, unless a file system hangs
+	began := time.Now()
 	a.present(a.o.Log.Info().Str("event", "start")).Msg("agent started")
 	a.openSocket(ctx, &tasks)
 	go a.keepTextfile(ctx)                   // ends with ctx, unless a file system hangs
@@ -285,7 +286,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		go func() { tasks.Wait(); close(done) }()
 		a.stopAll(done)
 		z := a.present(a.o.Log.Info().Str("event", "stop"))
-		elapsed(z, "ran_seconds", a.o.Now().Sub(a.started))
+		elapsed(z, "ran_seconds", time.Since(began))
 		z.Msg("agent stopped")
 		return nil
 	}
@@ -410,7 +411,7 @@ func (a *Agent) estLogin(c *config.Certificate) (*store.Generation, string) {
 
 // crashed shows that a keeper's goroutine came to a bad end; all else that is known of its certificate stands.
 func (a *Agent) crashed(k *keeper, err error) {
-	a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(err).
+	a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Str("error", clip(err.Error())).
 		Msg("keeper crashed; it starts again in a minute")
 	a.mu.Lock()
 	v := a.views[k.id].view

@@ -175,7 +175,7 @@ func (s *session) exchange(ctx context.Context, op string, id identity, want des
 	if err != nil {
 		return nil, nil, err
 	}
-	before := s.agent.o.Now()
+	began := time.Now()
 	template, unmet := asked.known.Apply(want.template)
 	s.e.Warnings = append(s.e.Warnings, unmet...)
 	want.template = template
@@ -185,7 +185,7 @@ func (s *session) exchange(ctx context.Context, op string, id identity, want des
 	if err != nil {
 		return nil, nil, err
 	}
-	if s.agent.o.Now().Sub(before) > maxIdle { // a key took its time
+	if time.Since(began) > maxIdle { // a key took its time
 		s.client.HangUp()
 	}
 	s.e.Key = string(p.Key.Algorithm())

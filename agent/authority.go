@@ -47,7 +47,7 @@ func (h *authorities) kicked() { send(h.kick, struct{}{}) }
 func (h *authorities) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if crashed := guard(func() { h.loop(ctx) }); crashed != nil {
-			h.agent.o.Log.Error().Str("event", "crash").Err(crashed).
+			h.agent.o.Log.Error().Str("event", "crash").Str("error", clip(crashed.Error())).
 				Msg("the refresh of CA certificates crashed; it starts again in a minute")
 			h.rest(ctx, time.Minute)
 		}
@@ -114,10 +114,10 @@ func (h *authorities) held(u *url.URL) time.Time {
 func (h *authorities) start(ctx context.Context, s server) {
 	h.running = true
 	go func() {
-		r := refreshed{server: s, event: &refreshEvent{Started: h.agent.o.Now()}}
+		r := refreshed{server: s, event: &refreshEvent{began: time.Now()}}
 		r.event.asks(s.url)
 		// It is no hurry, and yet must have its turn where attempts at that server go on failing.
-		if r.err = h.agent.attempts.wait(ctx, s.url.Host, r.event.Started.Add(refreshAtLeast)); r.err == nil {
+		if r.err = h.agent.attempts.wait(ctx, s.url.Host, h.agent.o.Now().Add(refreshAtLeast)); r.err == nil {
 			defer h.agent.attempts.done(s.url.Host)
 			if crashed := guard(func() { r.err = h.agent.refresh(ctx, s, r.event) }); crashed != nil {
 				r.err = crashed
@@ -145,7 +145,7 @@ func (h *authorities) finish(r refreshed) {
 	h.running = false
 	a, name, now := h.agent, r.server.url.String(), h.agent.o.Now()
 	e := r.event
-	e.Ended = now
+	e.took = time.Since(e.began)
 	if r.err == nil {
 		h.notBefore[name] = now.Add(refreshAtLeast)
 		level := zerolog.DebugLevel // most of the time there is nothing new
@@ -173,7 +173,7 @@ func (h *authorities) finish(r refreshed) {
 	}
 	if err := a.o.Store.UpdateTrust(name, fail); err != nil {
 		fail(store.Trust{})
-		a.o.Log.Error().Str("event", "disk").Str("server", name).Err(err).
+		a.o.Log.Error().Str("event", "disk").Str("server", name).Str("error", clip(err.Error())).
 			Msg("a failed refresh of CA certificates not recorded; a restart would forget it")
 	}
 	h.notBefore[name] = state.NextTry
@@ -189,7 +189,7 @@ const opCACerts = "cacerts"
 func (a *Agent) refresh(ctx context.Context, s server, e *refreshEvent) error {
 	stored, err := a.o.Store.Trust(s.url.String())
 	if err != nil {
-		a.o.Log.Warn().Str("event", "disk").Str("server", s.url.String()).Err(err).
+		a.o.Log.Warn().Str("event", "disk").Str("server", s.url.String()).Str("error", clip(err.Error())).
 			Msg("stored CA certificates not read; they are fetched anew")
 	}
 	by, unmet, _, err := configuredAnchors(&s.cert, stored)

@@ -105,7 +105,7 @@ func (c *clock) observe(at time.Time, synced bool) {
 	}
 	c.rule = next
 	if err := c.o.Store.SaveClock(store.Clock{Mark: next.Mark, Refuted: next.Refuted}); err != nil {
-		c.o.Log.Warn().Str("event", "disk").Err(err).Msg("the newest corroborated time could not be written")
+		c.o.Log.Warn().Str("event", "disk").Str("error", clip(err.Error())).Msg("the newest corroborated time could not be written")
 	}
 }
 

@@ -109,7 +109,7 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 		return step.at
 	}
 	if c.event == nil {
-		c.event = &deliveryEvent{Certificate: k.id, Started: k.agent.o.Now()}
+		c.event = &deliveryEvent{Certificate: k.id, began: time.Now()}
 	}
 	c.event.Generation, c.event.Reason = to.live.Number, c.state.Reason
 	if step.hook >= 0 {
@@ -136,7 +136,7 @@ func (k *keeper) readDelivery() error {
 		return err
 	}
 	if err != nil {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Str("error", clip(err.Error())).
 			Msg("delivery state not read; everything is delivered again")
 	}
 	c.state, c.unread = d, 0
@@ -293,7 +293,7 @@ func (k *keeper) endDelivery(next time.Time) {
 	if e == nil {
 		return
 	}
-	e.Ended, e.NextTry = k.agent.o.Now(), next
+	e.took, e.NextTry = time.Since(e.began), next
 	for _, h := range c.state.Hooks {
 		if h.State != store.StepOK {
 			e.Waiting++
@@ -315,7 +315,7 @@ func (k *keeper) saveDelivery() {
 	}
 	err := k.stored.SaveDelivery(c.state)
 	if err != nil && (c.saveErr == nil || c.saveErr.Error() != err.Error()) {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Str("error", clip(err.Error())).
 			Msg("delivery state not written; a restart would deliver again")
 	}
 	c.saveErr = err

@@ -13,15 +13,15 @@ type deliveryEvent struct {
 	Certificate string
 	Generation  int
 	Reason      string
-	Written     []string // paths of the outputs that were replaced
-	Told        []string // hooks that were run, whatever came of it
-	Failed      []string // outputs and hooks
-	Problems    []string // their codes
-	Errors      []string // what is wrong with each
-	Failures    int      // of whatever of it failed most often in a row
-	Waiting     int      // hooks that are still to be run, or to be run again
-	Started     time.Time
-	Ended       time.Time
+	Written     []string  // paths of the outputs that were replaced
+	Told        []string  // hooks that were run, whatever came of it
+	Failed      []string  // outputs and hooks
+	Problems    []string  // their codes
+	Errors      []string  // what is wrong with each
+	Failures    int       // of whatever of it failed most often in a row
+	Waiting     int       // hooks that are still to be run, or to be run again
+	began       time.Time // by the monotonic clock
+	took        time.Duration
 	NextTry     time.Time
 }
 
@@ -41,7 +41,7 @@ func (e *deliveryEvent) result() string {
 func (e *deliveryEvent) MarshalZerologObject(z *zerolog.Event) {
 	z.Str("event", "delivery").Str("certificate", e.Certificate).Str("result", e.result()).Str("reason", e.Reason).
 		Int("generation", e.Generation)
-	elapsed(z, "took_seconds", e.Ended.Sub(e.Started))
+	elapsed(z, "took_seconds", e.took)
 	list(z, "outputs_written", e.Written)
 	list(z, "hooks_run", e.Told)
 	list(z, "failed", e.Failed)

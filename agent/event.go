@@ -32,8 +32,8 @@ type event struct {
 	Warnings    []string
 	Problems    []Problem // found on the way; they outlast a success
 	changes     bool      // it asked for another name, key or usage than the live generation has
-	Started     time.Time
-	Ended       time.Time
+	began       time.Time // by the monotonic clock: the wall clock may be set meanwhile, and often is at a first boot
+	took        time.Duration
 	Previous    *store.Generation // that was live when it began
 	Generation  *store.Generation // on success
 	Result      string
@@ -92,7 +92,7 @@ func (e *event) MarshalZerologObject(z *zerolog.Event) {
 	if e.Key != "" {
 		z.Str("key", e.Key).Bool("new_key", e.NewKey)
 	}
-	elapsed(z, "took_seconds", e.Ended.Sub(e.Started))
+	elapsed(z, "took_seconds", e.took)
 	traffic(z, e.Traffic)
 	if g := e.Generation; g != nil {
 		z.Int("generation", g.Number).Str("serial", g.Serial())

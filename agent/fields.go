@@ -53,7 +53,7 @@ func problemCodes(z *zerolog.Event, problems []Problem) {
 	list(z, "problems", all)
 }
 
-// elapsed is in seconds, rounded to milliseconds: nobody believes a wall clock further.
+// elapsed is in seconds, rounded to milliseconds.
 func elapsed(z *zerolog.Event, name string, d time.Duration) {
 	z.Float64(name, math.Round(d.Seconds()*1000)/1000)
 }

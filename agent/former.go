@@ -36,8 +36,9 @@ func (k *keeper) sweptFormer(clean []string) {
 // sweep gives the paths beside which nothing is left.
 func (a *Agent) sweep(paths []string) (clean []string) {
 	if crashed := guard(func() { clean = a.o.Outputs.Sweep(paths) }); crashed != nil {
-		a.o.Log.Error().Str("event", "crash").Strs("paths", paths).Err(crashed).
-			Msg("sweeping beside former outputs crashed")
+		z := a.o.Log.Error().Str("event", "crash").Str("error", clip(crashed.Error()))
+		list(z, "paths", paths)
+		z.Msg("sweeping beside former outputs crashed")
 	}
 	return clean
 }
@@ -65,7 +66,7 @@ func (a *Agent) vanishedOutputs(id string) []string {
 		d, err = c.Delivery()
 	}
 	if err != nil {
-		a.o.Log.Warn().Str("event", "disk").Str("certificate", id).Err(err).
+		a.o.Log.Warn().Str("event", "disk").Str("certificate", id).Str("error", clip(err.Error())).
 			Msg("outputs of a certificate that left the configuration not known")
 	}
 	return slices.DeleteFunc(formerOf(d, nil), a.isOutput)

@@ -76,7 +76,7 @@ func (a *Agent) watchOutputs(ctx context.Context) {
 			}
 			changed := false
 			if crashed := guard(func() { changed = a.outputsChanged(l) }); crashed != nil {
-				a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Err(crashed).
+				a.o.Log.Error().Str("event", "crash").Str("certificate", k.id).Str("error", clip(crashed.Error())).
 					Msg("looking at outputs crashed")
 			}
 			if changed {

@@ -63,7 +63,7 @@ func (a *Agent) noteMetrics(before *error, err error, what string) {
 	a.mu.Unlock()
 	switch {
 	case err != nil && (was == nil || was.Error() != err.Error()):
-		a.o.Log.Warn().Str("event", "metrics").Err(err).Msg(what + " cannot be had; looking again within a minute")
+		a.o.Log.Warn().Str("event", "metrics").Str("error", clip(err.Error())).Msg(what + " cannot be had; looking again within a minute")
 	case err == nil && was != nil:
 		a.o.Log.Info().Str("event", "metrics").Msg(what + " gives no trouble any more")
 	}

@@ -75,7 +75,7 @@ func (a *Agent) lookAfterTextfile(f *textfile, path string) (tried int, err erro
 		former := f.path
 		*f = textfile{}
 		if err := removeTextfile(former); err != nil {
-			a.o.Log.Warn().Str("event", "metrics").Err(err).Msg("former textfile not removed")
+			a.o.Log.Warn().Str("event", "metrics").Str("error", clip(err.Error())).Msg("former textfile not removed")
 		}
 	}
 	if path == "" {

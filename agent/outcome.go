@@ -30,10 +30,10 @@ func (k *keeper) finish(r *result) {
 	k.running, k.tried = false, true
 	k.cancel()
 	now := k.agent.o.Now()
-	r.event.Ended = now
+	r.event.took = time.Since(r.event.began)
 	v := judge(r.err)
 	if v.canceled {
-		k.retry.Begun = r.event.Started // for the next start; begin need not have recorded it
+		k.retry.Begun = now.Add(-r.event.took) // for the next start; begin need not have recorded it
 		k.save()
 		return
 	}

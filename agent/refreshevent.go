@@ -17,9 +17,9 @@ type refreshEvent struct {
 	Path     string
 	Identity identityName // "certificate" or "none"
 	Traffic  est.Traffic
-	Changed  bool // what it brought is not what was known
-	Started  time.Time
-	Ended    time.Time
+	Changed  bool      // what it brought is not what was known
+	began    time.Time // by the monotonic clock
+	took     time.Duration
 	Result   string
 	Class    string // of the error, "" on success
 	Error    string
@@ -44,7 +44,7 @@ func (e *refreshEvent) add(t est.Traffic) {
 func (e *refreshEvent) MarshalZerologObject(z *zerolog.Event) {
 	z.Str("event", "cacerts").Str("result", e.Result).Str("operation", opCACerts).Str("identity", string(e.Identity)).
 		Str("server", e.Server).Str("path", e.Path)
-	elapsed(z, "took_seconds", e.Ended.Sub(e.Started))
+	elapsed(z, "took_seconds", e.took)
 	traffic(z, e.Traffic)
 	if e.Result == resultFetched {
 		z.Bool("new_certificates", e.Changed)

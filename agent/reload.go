@@ -47,7 +47,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		return err
 	}
 	if err := a.o.Store.SaveLastGood(cfg.Merged); err != nil {
-		a.o.Log.Error().Str("event", "disk").Err(err).
+		a.o.Log.Error().Str("event", "disk").Str("error", clip(err.Error())).
 			Msg("configuration not kept; a bad file at the next start would find no last good one")
 	}
 	a.clock.ignore(!cfg.Clock.Check)
@@ -63,7 +63,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		switch {
 		case !have:
 			if err := a.add(c, stamp); err != nil {
-				a.o.Log.Error().Str("event", "disk").Err(err).Msg("certificate not taken into keeping")
+				a.o.Log.Error().Str("event", "disk").Str("error", clip(err.Error())).Msg("certificate not taken into keeping")
 				continue
 			}
 			added = append(added, c.ID)
@@ -161,7 +161,7 @@ func (a *Agent) dropPending(id string) {
 		err = c.DropPending()
 	}
 	if err != nil {
-		a.o.Log.Warn().Str("event", "disk").Str("certificate", id).Err(err).Msg("pending request not dropped")
+		a.o.Log.Warn().Str("event", "disk").Str("certificate", id).Str("error", clip(err.Error())).Msg("pending request not dropped")
 	}
 }
 
@@ -169,7 +169,7 @@ func (a *Agent) dropPending(id string) {
 func (a *Agent) dropVanished() {
 	ids, err := a.o.Store.IDs()
 	if err != nil {
-		a.o.Log.Warn().Str("event", "disk").Err(err).Msg("certificates on disk not listed")
+		a.o.Log.Warn().Str("event", "disk").Str("error", clip(err.Error())).Msg("certificates on disk not listed")
 	}
 	for _, id := range ids {
 		if a.keepers[id] != nil {

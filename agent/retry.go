@@ -21,7 +21,7 @@ func (k *keeper) readRetry() error {
 		return err
 	}
 	if err != nil {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Str("error", clip(err.Error())).
 			Msg("retry state not read; back-off begins anew")
 	}
 	if o := k.retry; o.Ordered { // meanwhile
@@ -168,7 +168,7 @@ func (k *keeper) save() {
 	}
 	err := k.stored.SaveRetry(k.retry)
 	if err != nil && (k.saveErr == nil || k.saveErr.Error() != err.Error()) {
-		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Err(err).
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).Str("error", clip(err.Error())).
 			Msg("retry state not written; a restart would forget it")
 	}
 	k.saveErr = err

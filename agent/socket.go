@@ -95,7 +95,7 @@ func (a *Agent) noteSocket(err error) {
 	a.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		a.o.Log.Warn().Str("event", "socket").Err(err).
+		a.o.Log.Warn().Str("event", "socket").Str("error", clip(err.Error())).
 			Msg("control socket cannot be had; looking again within a minute")
 	case err == nil && before != nil:
 		a.o.Log.Info().Str("event", "socket").Msg("control socket can be had again")

@@ -104,8 +104,10 @@ func (a *Agent) wakeSoon(p post) {
 
 // clockSet tells everybody that the wall clock, which says now, was set by that much.
 func (a *Agent) clockSet(now time.Time, by time.Duration) {
-	a.o.Log.Info().Str("event", "clock").Time("now", now.UTC()).Float64("by_seconds", by.Seconds()).
-		Msg("the clock was set")
+	z := a.o.Log.Info().Str("event", "clock")
+	when(z, "now", now)
+	elapsed(z, "by_seconds", by)
+	z.Msg("the clock was set")
 	for _, k := range a.allKeepers() {
 		send(k.reset, struct{}{})
 	}
@@ -175,7 +177,7 @@ func (a *Agent) keepPlace() {
 	a.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		a.o.Log.Error().Str("event", "disk").Err(err).
+		a.o.Log.Error().Str("event", "disk").Str("error", clip(err.Error())).
 			Msg("state directory cannot be used; looking again within a minute")
 	case err == nil && before != nil:
 		a.o.Log.Info().Str("event", "disk").Msg("state directory can be used again")
@@ -194,7 +196,7 @@ func (a *Agent) keepLastGood() {
 		return // it was kept when it was loaded
 	}
 	if err := a.o.Store.SaveLastGood(doc); err != nil {
-		a.o.Log.Debug().Str("event", "disk").Err(err).Msg("configuration not kept")
+		a.o.Log.Debug().Str("event", "disk").Str("error", clip(err.Error())).Msg("configuration not kept")
 	}
 }
 
@@ -205,8 +207,9 @@ const busyAtMost = 10 * time.Second
 func (a *Agent) alive() bool {
 	for _, p := range a.posts() {
 		if busy := p.busyFor(); busy > busyAtMost {
-			a.o.Log.Error().Str("event", "stuck").Str("keeper", p.owner).Float64("busy_seconds", busy.Seconds()).
-				Msg("keeper is stuck; the watchdog is not fed")
+			z := a.o.Log.Error().Str("event", "stuck").Str("keeper", p.owner)
+			elapsed(z, "busy_seconds", busy)
+			z.Msg("keeper is stuck; the watchdog is not fed")
 			return false
 		}
 	}

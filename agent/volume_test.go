@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -117,5 +118,20 @@ func TestLongestLine(t *testing.T) {
 	}
 	if strings.Contains(b.String(), `\ufffd`) {
 		t.Error("a character was cut in two")
+	}
+}
+
+// crashing is an Exporter with a mistake, over which it says a lot.
+type crashing struct{ Exporter }
+
+func (crashing) Sweep([]string) []string { panic(strings.Repeat("é", 1<<20)) }
+
+// What a mistake in certagent says is bounded as well: it may quote what a server sent.
+func TestLongestCrash(t *testing.T) {
+	var b syncBuffer
+	a := &Agent{o: Options{Log: zerolog.New(&b), Outputs: crashing{}}}
+	a.sweep(slices.Repeat([]string{strings.Repeat("/é", 2000)}, 1000))
+	if n := len(b.String()); n < 2000 || n > 48<<10 {
+		t.Errorf("a line of %d bytes", n)
 	}
 }

@@ -37,7 +37,7 @@ func (a *Agent) Watch(ctx context.Context) error {
 		err := w.Add(dir)
 		// What does not exist is armed when its parent says that it was made.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			a.o.Log.Warn().Str("event", "watch").Str("directory", dir).Err(err).
+			a.o.Log.Warn().Str("event", "watch").Str("directory", dir).Str("error", clip(err.Error())).
 				Msg("directory not watched; it is looked at once a minute")
 		}
 		return err == nil
@@ -93,7 +93,7 @@ func (a *Agent) Watch(ctx context.Context) error {
 			if errors.Is(err, fsnotify.ErrEventOverflow) {
 				level = zerolog.WarnLevel
 			}
-			a.o.Log.WithLevel(level).Str("event", "watch").Err(err).Msg("watching directories; looking at everything")
+			a.o.Log.WithLevel(level).Str("event", "watch").Str("error", clip(err.Error())).Msg("watching directories; looking at everything")
 			armAll()
 			a.kickAll()
 		case ev, ok := <-w.Events:
