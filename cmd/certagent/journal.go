@@ -74,12 +74,13 @@ func appendJournalField(b []byte, name, value string) []byte {
 // journal sends to journald. It is not for concurrent use.
 type journal struct {
 	to     unix.SockaddrUnix
-	socket int // -1 while there is none
+	socket int  // -1 while there is none
+	busy   bool // it did not take the last entry, so that the next does not wait for it
 }
 
 func newJournal(path string) *journal { return &journal{to: unix.SockaddrUnix{Name: path}, socket: -1} }
 
-// journalPatience is how long a line waits for a journal that is busy. One that hangs must not stop the agent.
+// journalPatience is how long a line waits for a journal that is busy. One that hangs costs that once.
 const journalPatience = 250 * time.Millisecond
 
 // send gives the journal one entry. One that is too big for a datagram goes as a sealed file in memory.
@@ -96,16 +97,24 @@ func (j *journal) send(entry []byte) error {
 		}
 		j.socket = socket
 	}
-	err := again(func() error { return unix.Sendmsg(j.socket, entry, nil, &j.to, unix.MSG_NOSIGNAL) })
-	if !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) {
-		return err
+	flags := unix.MSG_NOSIGNAL
+	if j.busy {
+		flags |= unix.MSG_DONTWAIT
 	}
-	file, err := sealed(entry)
-	if err != nil {
-		return err
+	send := func(data, rights []byte) error {
+		return again(func() error { return unix.Sendmsg(j.socket, data, rights, &j.to, flags) })
 	}
-	defer unix.Close(file)
-	return again(func() error { return unix.Sendmsg(j.socket, nil, unix.UnixRights(file), &j.to, unix.MSG_NOSIGNAL) })
+	err := send(entry, nil)
+	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOBUFS) {
+		file, err2 := sealed(entry)
+		if err2 != nil {
+			return err2
+		}
+		defer unix.Close(file)
+		err = send(nil, unix.UnixRights(file))
+	}
+	j.busy = errors.Is(err, unix.EAGAIN)
+	return err
 }
 
 // sealed is a file in memory with that content, which nobody can change any more: journald takes no other.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -105,7 +106,7 @@ func TestJournalEntries(t *testing.T) {
 	t.Parallel()
 	path, next := journald(t)
 	var stderr bytes.Buffer
-	l := &logging{stderr: &stderr, form: journalLog, journal: newJournal(path)}
+	l := &logging{stderr: outlet{to: &stderr}, form: journalLog, journal: newJournal(path)}
 	log := l.logger()
 	log.Error().Str("event", "attempt").Str("certificate", "mqtt").Str("result", "failed").Ints("statuses", []int{200, 401, 200}).Strs("problems", []string{"a", "b"}).
 		Str("error", nasty).Str("next_try", "2026-01-01T00:00:00Z").Msg("certificate not issued")
@@ -139,7 +140,7 @@ func TestJournalThatDoesNotTakeIt(t *testing.T) {
 	hangs, _ := journald(t)
 	for name, path := range map[string]string{"not there": filepath.Join(t.TempDir(), "none"), "hangs": hangs} {
 		var stderr bytes.Buffer
-		l := &logging{stderr: &stderr, form: journalLog, journal: newJournal(path)}
+		l := &logging{stderr: outlet{to: &stderr}, form: journalLog, journal: newJournal(path)}
 		log := l.logger()
 		for n := 0; stderr.Len() == 0; n++ { // one that hangs takes what fits into its queue (net.unix.max_dgram_qlen)
 			log.Warn().Str("event", "disk").Str("error", nasty).Msg("not read")
@@ -161,7 +162,7 @@ func TestForms(t *testing.T) {
 	for _, form := range []string{jsonLog, consoleLog} {
 		for _, colours := range []bool{false, true} {
 			var stderr bytes.Buffer
-			l := &logging{stderr: &stderr, form: form, colours: colours}
+			l := &logging{stderr: outlet{to: &stderr}, form: form, colours: colours}
 			log := l.logger()
 			log.Warn().Str("event", "attempt").Str("certificate", "mqtt").Str("error", nasty).Str("hint", nasty).Int("failures", 2).
 				Bool("new_key", true).Float64("took_seconds", .25).Strs("warnings", []string{nasty, "b"}).Msg("certificate not issued")
@@ -187,6 +188,17 @@ func TestForms(t *testing.T) {
 				t.Errorf("a line for people: %q", plain)
 			}
 		}
+	}
+}
+
+// TestTimeOfALine: wherever the gateway stands, all times of its log are in UTC and compare as texts.
+func TestTimeOfALine(t *testing.T) {
+	here := time.Local
+	time.Local = time.FixedZone("elsewhere", 9*3600)
+	t.Cleanup(func() { time.Local = here })
+	line := jsonLine("m")
+	if !regexp.MustCompile(`"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"`).MatchString(line) {
+		t.Error(line)
 	}
 }
 
@@ -217,7 +229,7 @@ func TestWhereStderrGoes(t *testing.T) {
 // A log that nobody can write is no error of whoever logs.
 func TestLogThatFails(t *testing.T) {
 	t.Parallel()
-	l := &logging{stderr: failing{}, form: consoleLog}
+	l := &logging{stderr: outlet{to: failing{}}, form: consoleLog}
 	for _, line := range []string{"{\"level\":\"info\",\"message\":\"m\"}\n", "no JSON\n"} {
 		if n, err := l.Write([]byte(line)); n != len(line) || err != nil {
 			t.Errorf("%d, %v", n, err)

@@ -127,7 +127,7 @@ func (l logLine) console(colours bool) []byte {
 		return "\x1b[" + code + "m" + text + "\x1b[0m"
 	}
 	at := l.time
-	if t, err := time.Parse(zerolog.TimeFieldFormat, l.time); err == nil {
+	if t, err := time.Parse(time.RFC3339, l.time); err == nil {
 		at = t.Local().Format(time.DateTime)
 	}
 	label, colour := consoleLevel(l.level)

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -81,9 +82,15 @@ func (g *gateway) command(args ...string) *exec.Cmd {
 // start starts the agent; env is added to its environment.
 func (g *gateway) start(env ...string) {
 	g.t.Helper()
+	g.startInto(g.log, env...)
+}
+
+// startInto is start with another stderr.
+func (g *gateway) startInto(stderr io.Writer, env ...string) {
+	g.t.Helper()
 	g.cmd = g.command("run")
 	g.cmd.Env = append(g.cmd.Env, env...)
-	g.cmd.Stderr = g.log
+	g.cmd.Stderr = stderr
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)
 	}
