@@ -90,7 +90,7 @@ func TestJournald(t *testing.T) {
 		h := g.mustRead("mqtt")
 		for name, want := range map[string]string{
 			"PRIORITY": "6", "SYSLOG_IDENTIFIER": "certagent", "MESSAGE": "mqtt: certificate issued", "CERTAGENT_RESULT": "issued",
-			"CERTAGENT_SERIAL": fmt.Sprintf("%x", h.leaf.SerialNumber), "CERTAGENT_IDENTITY": "password", "_TRANSPORT": "journal",
+			"CERTAGENT_SERIAL": fmt.Sprintf("%x", h.leaf.SerialNumber.Bytes()), "CERTAGENT_IDENTITY": "password", "_TRANSPORT": "journal",
 			"CERTAGENT_STATUSES": "200 200 401 200", "CERTAGENT_CONNECTIONS": "2", "_COMM": "certagent",
 		} {
 			if got := fmt.Sprint(issued[0][name]); got != want {

@@ -229,7 +229,7 @@ func TestLogging(t *testing.T) {
 	want := map[string]any{
 		"certificate": "mqtt", "reason": "missing", "attempt": 1, "operation": "simpleenroll", "identity": "password", "server": s.URL(),
 		"path": "/.well-known/est/simpleenroll", "key": "ec-p256", "new_key": true, "connections": 2, "generation": 1,
-		"serial": fmt.Sprintf("%x", first.leaf.SerialNumber), "not_after": first.leaf.NotAfter.UTC().Format(time.RFC3339), "next_why": "threshold",
+		"serial": fmt.Sprintf("%x", first.leaf.SerialNumber.Bytes()), "not_after": first.leaf.NotAfter.UTC().Format(time.RFC3339), "next_why": "threshold",
 	}
 	for name, value := range want {
 		if fmt.Sprint(issued[name]) != fmt.Sprint(value) {
