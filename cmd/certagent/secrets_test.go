@@ -195,7 +195,8 @@ func (g *gateway) collect(h hoard, moment string) {
 		}
 	}
 	for _, args := range [][]string{
-		{"status"}, {"status", "--json"}, {"config", "show"}, {"config", "check"}, {"version"}, {"wait", "mqtt", "--timeout", "0s"},
+		{"status"}, {"status", "--json"}, {"check"}, {"check", "--json"}, {"config", "show"}, {"config", "check"}, {"version"},
+		{"wait", "mqtt", "--timeout", "0s"},
 		{"renew", "nobody"}, {"import", "mqtt", "--cert", g.path("config.toml"), "--key", g.path("config.toml")},
 		{"run", "--once", "--config", g.path("p12.password")},
 	} {
@@ -284,7 +285,7 @@ func TestNoSecretShowsAnywhere(t *testing.T) {
 			config := func(password, more string) string {
 				text := served(s) + outputsFor(g, everyFormat...) + hooksFor("env; tr '\\0' ' ' < /proc/self/cmdline") +
 					"[cert_issuance.certs.made]\ncommon_name = \"made\"\nkey = \"rsa-2048\"\nserver_key = true\n"
-				return "[log]\nlevel = \"debug\"\n" + strings.NewReplacer(`password = "estpwd"`, password).Replace(text) + more
+				return fmt.Sprintf("[log]\nlevel = \"debug\"\n[metrics]\ntextfile = %q\n", g.path("run", "metrics.prom")) + strings.NewReplacer(`password = "estpwd"`, password).Replace(text) + more
 			}
 			inline := fmt.Sprintf("password = %s", sure(json.Marshal(login)))
 			g.configure(config(inline, ""))
