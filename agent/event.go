@@ -116,11 +116,10 @@ func (e *event) MarshalZerologObject(z *zerolog.Event) {
 
 // logPlan says why nothing happens, or what is about to: once for each plan, and for who asked for level debug alone.
 func (k *keeper) logPlan(d decision) {
-	z := k.agent.o.Log.Debug()
+	z := k.agent.o.Log.Debug().Str("event", "plan").Str("certificate", k.id)
 	if !z.Enabled() {
 		return
 	}
-	z.Str("event", "plan").Str("certificate", k.id)
 	text(z, "reason", string(d.reason))
 	text(z, "why", d.why)
 	when(z, "next_try", d.at)

@@ -12,7 +12,7 @@ import (
 func (a *Agent) lookAtUnmanaged() {
 	ids, err := a.o.Store.IDs()
 	if err != nil {
-		a.o.Log.Warn().Err(err).Msg("certificates on disk not listed")
+		a.o.Log.Warn().Str("event", "disk").Str("error", clip(err.Error())).Msg("certificates on disk not listed")
 	}
 	a.mu.Lock()
 	cfg := a.cfg

@@ -136,7 +136,8 @@ func logCalls(t *testing.T, dir string) (calls []logCall) {
 		return s, err == nil
 	}
 	for _, name := range names {
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,6 +145,9 @@ func logCalls(t *testing.T, dir string) (calls []logCall) {
 			call, ok := n.(*ast.CallExpr)
 			if !ok {
 				return true
+			}
+			if fun, is := call.Fun.(*ast.SelectorExpr); is && fun.Sel.Name != "Str" && fun.Sel.Name != "EmbedObject" && isLine(fun.X) {
+				t.Errorf("%s: a line of the log does not begin with its event", files.Position(call.Pos()))
 			}
 			at := -1
 			switch f := call.Fun.(type) {
@@ -172,6 +176,25 @@ func logCalls(t *testing.T, dir string) (calls []logCall) {
 		})
 	}
 	return calls
+}
+
+// isLine reports whether e begins a line of the log: Log.Info(), log.Error() and the like.
+func isLine(e ast.Expr) bool {
+	call, ok := e.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	level, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || !slices.Contains([]string{"Debug", "Info", "Warn", "Error", "WithLevel"}, level.Sel.Name) {
+		return false
+	}
+	switch of := level.X.(type) {
+	case *ast.SelectorExpr:
+		return strings.EqualFold(of.Sel.Name, "log")
+	case *ast.Ident:
+		return of.Name == "log"
+	}
+	return false
 }
 
 // spoken are the lines of an agent's log; each must be JSON.
