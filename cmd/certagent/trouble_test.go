@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -269,7 +270,8 @@ func copyFile(t *testing.T, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, data, 0o644); err != nil {
+	// Beside it and renamed: an agent that reads it meanwhile finds the one or the other.
+	if err := errors.Join(os.WriteFile(to+".new", data, 0o644), os.Rename(to+".new", to)); err != nil {
 		t.Fatal(err)
 	}
 }
