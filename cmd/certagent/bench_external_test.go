@@ -26,17 +26,21 @@ openssl base64 -d -in answer -out answer.der
 openssl pkcs7 -inform DER -in answer.der -print_certs -out cert.pem
 `
 
+// compare builds what certagent is compared with, a package of testdata, into bin.
+func compare(tb testing.TB, bin, pkg string) {
+	tb.Helper()
+	build := exec.CommandContext(tb.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin+"/", pkg)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		tb.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+}
+
 // BenchmarkProcess is one enrolment by password as a whole process, with a new key and everything written: certagent as
 // it is shipped, a bare net/http program (testdata/bare), and openssl with curl, by turns on the same server.
 func BenchmarkProcess(b *testing.B) {
-	bin := b.TempDir()
-	for name, pkg := range map[string]string{"certagent": ".", "bare": "./testdata/bare"} {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(bin, name), pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			b.Fatalf("go build %s: %v\n%s", pkg, err, out)
-		}
-	}
+	bin := shipped(b, "certagent")
+	compare(b, bin, "./testdata/bare")
 	// What certagent writes it has synchronised to the disk, which the others do not, and which costs most of its time: so
 	// once more in memory, where there is a file system for that.
 	places := map[string]string{"disk": b.TempDir()}

@@ -7,18 +7,29 @@ import (
 	"testing"
 )
 
+// shipped has make build programs as they are shipped, and gives the directory they are in.
+func shipped(tb testing.TB, names ...string) string {
+	tb.Helper()
+	bin := tb.TempDir()
+	args := []string{"-C", "../..", "BIN=" + bin}
+	for _, name := range names {
+		args = append(args, filepath.Join(bin, name))
+	}
+	build := exec.CommandContext(tb.Context(), "make", args...)
+	// Without the flags of the make that runs the tests, which may be -n or -j.
+	build.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=")
+	if out, err := build.CombinedOutput(); err != nil {
+		tb.Fatalf("make: %v\n%s", err, out)
+	}
+	return bin
+}
+
 // A gateway's flash is small, and an update travels over a metered link. What is measured is what make ships.
 func TestBinaryIsSmall(t *testing.T) {
 	const budget = 10 << 20
-	dir := t.TempDir()
-	program := filepath.Join(dir, "certagent")
-	build := exec.CommandContext(t.Context(), "make", "-C", "../..", "BIN="+dir, program)
-	// Without the flags of the make that runs the tests, which may be -n or -j.
-	build.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=", "GOOS=linux", "GOARCH=amd64")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("make: %v\n%s", err, out)
-	}
-	info, err := os.Stat(program)
+	t.Setenv("GOOS", "linux")
+	t.Setenv("GOARCH", "amd64")
+	info, err := os.Stat(filepath.Join(shipped(t, "certagent"), "certagent"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,20 +26,6 @@ var (
 	idleFor   = flag.Duration("idle", 5*time.Minute, "for how long it is measured")
 )
 
-// shipped builds programs as they are shipped, and gives the directory they are in.
-func shipped(tb testing.TB, packages ...string) string {
-	tb.Helper()
-	bin := tb.TempDir()
-	for _, pkg := range packages {
-		build := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w", "-o", bin+"/", pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			tb.Fatalf("go build %s: %v\n%s", pkg, err, out)
-		}
-	}
-	return bin
-}
-
 // fleet is a device with many certificates, kept by the program as it is shipped, and the program that issues them.
 type fleet struct {
 	tb        testing.TB
@@ -280,7 +266,7 @@ func (f *fleet) expiries(idle time.Duration) (perMinute float64) {
 
 // BenchmarkIdle is what an agent costs that has nothing to do.
 func BenchmarkIdle(b *testing.B) {
-	bin := shipped(b, ".", "../certagent-testca")
+	bin := shipped(b, "certagent", "certagent-testca")
 	for _, count := range []int{1, 1000} {
 		f := newFleet(b, bin, count)
 		f.enrol()
@@ -310,7 +296,7 @@ func BenchmarkIdle(b *testing.B) {
 
 // BenchmarkStart is how long a start takes until the service manager hears of it, with certificates that are all well.
 func BenchmarkStart(b *testing.B) {
-	bin := shipped(b, ".", "../certagent-testca")
+	bin := shipped(b, "certagent", "certagent-testca")
 	for _, count := range []int{1, 1000} {
 		f := newFleet(b, bin, count)
 		f.enrol()
@@ -334,7 +320,8 @@ func BenchmarkStart(b *testing.B) {
 // parallelism (testdata/thousand), and that loop without the writes.
 func BenchmarkThousand(b *testing.B) {
 	const count, atOnce = 1000, "16"
-	bin := shipped(b, ".", "../certagent-testca", "./testdata/thousand")
+	bin := shipped(b, "certagent", "certagent-testca")
+	compare(b, bin, "./testdata/thousand")
 	var sums [3][2]float64 // of certagent, the loop, the loop without writes; enrolments, renewals
 	var peak float64
 	n := 0
