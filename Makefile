@@ -22,9 +22,11 @@ build: $(BIN)/certagent $(BIN)/certagent-testca ## bin/certagent and bin/certage
 # The agent speaks HTTP/1.1 alone (est/conn.go). This tag of net/http leaves out the HTTP/2 that it would carry for nothing:
 # 0.35 MiB, and 0.5 beside an HTTP server.
 $(BIN)/certagent: TAGS := nethttpomithttp2
+# On amd64 the linker begins each function at a multiple of 32 bytes, and so fills up 0.08 MiB. 16 is what arm64 has.
+$(BIN)/certagent: ALIGN = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-funcalign=16)
 
 $(BIN)/%: FORCE
-	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(strip $(LDFLAGS) $(ALIGN))' -o $@ ./cmd/$*
 
 demo: build ## watch an agent live through a certificate's whole life, in under a minute
 	@CGO_ENABLED=0 $(GO) run ./examples/demo -agent bin/certagent -testca bin/certagent-testca
