@@ -24,9 +24,12 @@ build: $(BIN)/certagent $(BIN)/certagent-testca ## bin/certagent and bin/certage
 $(BIN)/certagent: TAGS := nethttpomithttp2
 # On amd64 the linker begins each function at a multiple of 32 bytes, and so fills up 0.08 MiB. 16 is what arm64 has.
 $(BIN)/certagent: ALIGN = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-funcalign=16)
+# Nothing is inlined but in the runtime, in internal/ and in the arithmetic of cryptography, where an attempt spends its time:
+# 0.82 MiB, and no attempt takes longer (docs/performance.md, "Size"). The last pattern that matches a package counts.
+$(BIN)/certagent: GCFLAGS := -gcflags=all=-l -gcflags=runtime/...= -gcflags=internal/...= -gcflags=crypto/internal/...=
 
 $(BIN)/%: FORCE
-	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(strip $(LDFLAGS) $(ALIGN))' -o $@ ./cmd/$*
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' $(GCFLAGS) -ldflags '$(strip $(LDFLAGS) $(ALIGN))' -o $@ ./cmd/$*
 
 demo: build ## watch an agent live through a certificate's whole life, in under a minute
 	@CGO_ENABLED=0 $(GO) run ./examples/demo -agent bin/certagent -testca bin/certagent-testca
