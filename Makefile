@@ -12,7 +12,7 @@ BIN := bin
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check docs bench performance fuzz sim test-root test-faults clean FORCE
+.PHONY: help build demo test check docs bench performance size fuzz sim test-root test-faults clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -83,6 +83,9 @@ performance: ## the figures of docs/performance.md (needs openssl, curl, strace 
 	$(GO) test -tags external -run '^$$' -bench Start -benchtime 20x ./cmd/certagent
 	$(GO) test -tags external -run '^$$' -bench Thousand -benchtime 5x -timeout 1h ./cmd/certagent
 	$(GO) test -tags external -run '^$$' -bench Idle -benchtime 1x -timeout 2h ./cmd/certagent
+
+size: ## what the agent is made of: the table of docs/performance.md
+	$(GO) test -count=1 -v -run TestBinaryIsSmall ./cmd/certagent
 
 sim: ## 100,000 devices over years: tables and pictures of docs/performance.md; fails when a goal is missed
 	CGO_ENABLED=0 $(GO) run ./renew/sim -docs docs
