@@ -66,9 +66,9 @@ fuzz: ## every fuzz target for 30 s (FUZZTIME=5m, FUZZ=./est); a finding is writ
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package; \
 	done <<< "$$targets"
 
-docs: ## what the code makes of docs/ and packaging/: tables, pictures, manual pages; make test holds them
+docs: ## what the code makes of docs/ and packaging/: tables, pictures, manual pages, notices; make test holds them
 	$(GO) test -count=1 -run TestTablesOfOperations ./renew -update
-	$(GO) test -count=1 -run TestManPages ./cmd/certagent -update
+	$(GO) test -count=1 -run 'TestManPages|TestNotices' ./cmd/certagent -update
 	$(GO) test -count=1 -run TestManPage ./cmd/certagent-testca -update
 	$(GO) test -count=1 -run TestConfigurationManPage ./agent/config -update
 	$(GO) test -count=1 -run TestPictures . -update
