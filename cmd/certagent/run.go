@@ -59,6 +59,9 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	signal.Ignore(syscall.SIGPIPE)
 	// net/http prints what a server sends out of turn through the standard logger, where it may quote a login.
 	stdlog.SetOutput(io.Discard)
+	// A Go program that crashes exits with 2, as one with a bad configuration does, which a service manager rightly does not
+	// start again (RestartPreventExitStatus=2). So a crash ends it by SIGABRT, as the watchdog's does.
+	debug.SetTraceback("crash")
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	if os.Getenv("GOGC") == "" {

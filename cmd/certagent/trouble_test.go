@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -198,6 +199,52 @@ func TestServiceManager(t *testing.T) {
 	hear("STATUS=1 of 1 certificates valid")
 	g.stop()
 	hear("STOPPING=1")
+}
+
+// TestCrashIsNoExitCode: a service manager starts an agent again that crashed or hung, and not one whose configuration is wrong,
+// and tells them by their end. Only a signal from outside can crash it here; a panic goes the same way.
+func TestCrashIsNoExitCode(t *testing.T) {
+	t.Parallel()
+	s := esttest.New(t, esttest.Options{})
+	g := newGateway(t)
+	g.configure(tutorial(t, s))
+	manager, hear := g.manager()
+	g.start(manager)
+	hear("READY=1")
+	g.signal(syscall.SIGABRT) // what systemd's watchdog sends
+	err := <-g.end
+	g.end <- err
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || !exit.Sys().(syscall.WaitStatus).Signaled() {
+		t.Fatalf("it ended with %v, want a signal", err)
+	}
+	if !strings.Contains(g.log.String(), "goroutine ") {
+		t.Error("it does not say where it was")
+	}
+}
+
+// TestBadConfigurationIsSaidToTheServiceManager: what systemctl status shows beside the exit code.
+func TestBadConfigurationIsSaidToTheServiceManager(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	manager, hear := g.manager()
+	for _, c := range []struct{ what, config, say string }{
+		{"none", "", "STATUS=configuration is wrong: read configuration: open "},
+		{"a mistake", "frob = 1\n", "STATUS=configuration is wrong: " + g.path("config.toml") + ":3:1: frob: unknown key"},
+		{"of the package", string(fileOf(t, "../../packaging/config.toml")), "STATUS=configuration is wrong: "},
+	} {
+		if c.config != "" {
+			g.configure(c.config)
+		}
+		g.start(manager)
+		hear(c.say)
+		err := <-g.end
+		g.end <- err
+		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != exitUsage {
+			t.Errorf("%s: it ended with %v, want exit code %d", c.what, err, exitUsage)
+		}
+		g.kill()
+	}
 }
 
 // TestNoSecretShows runs a life with a marked password and greps everything that came out of it.
