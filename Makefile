@@ -4,7 +4,7 @@ SHELL := /bin/bash -o pipefail
 
 GO ?= go
 # The program knows its version and the date of its commit: a clock that stands before that date is not believed.
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION := $(shell git describe --tags --always --abbrev=12 --dirty 2>/dev/null || echo unknown)
 COMMITTED := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.committed=$(COMMITTED)
 # Where the programs go.
@@ -12,7 +12,7 @@ BIN := bin
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check docs bench performance size fuzz sim test-root test-faults clean FORCE
+.PHONY: help build demo test check docs bench performance size fuzz sim test-root test-faults packages clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,7 +29,7 @@ $(BIN)/certagent: ALIGN = $(if $(filter amd64,$(shell $(GO) env GOARCH)),-funcal
 $(BIN)/certagent: GCFLAGS := -gcflags=all=-l -gcflags=runtime/...= -gcflags=internal/...= -gcflags=crypto/internal/...=
 
 $(BIN)/%: FORCE
-	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' $(GCFLAGS) -ldflags '$(strip $(LDFLAGS) $(ALIGN))' -o $@ ./cmd/$*
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags '$(TAGS)' $(GCFLAGS) -ldflags '$(strip $(LDFLAGS) $(ALIGN))' -o $@ ./cmd/$*
 
 demo: build ## watch an agent live through a certificate's whole life, in under a minute
 	@CGO_ENABLED=0 $(GO) run ./examples/demo -agent bin/certagent -testca bin/certagent-testca
@@ -43,6 +43,19 @@ check: ## formatting, tidiness, vet, staticcheck, race detector (needs a C compi
 	$(GO) vet ./... && $(GO) vet -tags external ./...
 	$(TOOL) staticcheck -tags external ./...
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./...
+
+# Where packages go, for which machines and which package managers.
+DIST ?= dist
+ARCHES ?= amd64 arm64 armhf riscv64
+FORMATS ?= deb rpm apk archlinux
+# Files with keys to sign with, if any: an OpenPGP key (deb, rpm, archlinux, SHA256SUMS), an RSA key in PEM (apk).
+# The passphrase is taken from $NFPM_PASSPHRASE.
+SIGNING_KEY ?=
+APK_SIGNING_KEY ?=
+
+packages: ## dist/: deb, rpm, apk and archlinux, and SHA256SUMS (ARCHES=amd64 FORMATS=deb is quick; see docs/installation.md)
+	DIST='$(DIST)' ARCHES='$(ARCHES)' FORMATS='$(FORMATS)' GO='$(GO)' \
+	    SIGNING_KEY='$(SIGNING_KEY)' APK_SIGNING_KEY='$(APK_SIGNING_KEY)' packaging/build
 
 test-root: ## tests that need root or Debian packages; installs what is missing by itself
 	.ci/test-root
