@@ -34,5 +34,9 @@ func machineID(file string) string {
 // a system whose /etc cannot be written and has none.
 func inMemory(file string) bool {
 	var s unix.Statfs_t
-	return unix.Statfs(file, &s) == nil && (s.Type == unix.TMPFS_MAGIC || s.Type == unix.RAMFS_MAGIC)
+	if unix.Statfs(file, &s) != nil {
+		return false
+	}
+	kind := uint32(s.Type) // a signed number of 32 or 64 bits, as the machine has it
+	return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC
 }

@@ -294,6 +294,14 @@ func unzipped(t *testing.T, data []byte) []byte {
 	return text
 }
 
+// TestEveryMachine: the programs can be built for each machine that there are packages for; what fits a number there may not
+// fit one here.
+func TestEveryMachine(t *testing.T) {
+	for _, machine := range []string{"arm64", "arm", "riscv64"} {
+		tell(t, "../..", "env", "GOOS=linux", "GOARCH="+machine, "CGO_ENABLED=0", "go", "build", "-o", t.TempDir(), "./cmd/...")
+	}
+}
+
 // TestMaintainerScripts are such as a shell takes, and say nothing of this machine.
 func TestMaintainerScripts(t *testing.T) {
 	scripts, err := filepath.Glob("../../packaging/*/*")
