@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ var (
 	ErrNobody = errors.New("no agent answers")
 	// ErrSilent says that one listens and said nothing before the context ended: it is stuck, or stopped.
 	ErrSilent = errors.New("does not answer in time")
+	// ErrShut says that one listens and wants no more visitors, or none any more.
+	ErrShut = errors.New("ended the connection: it is stopping, or has too many")
 )
 
 // maxAnswer bounds what is read of an answer, in bytes: the status of ten thousand certificates.
@@ -125,7 +128,7 @@ func (c *Client) Import(ctx context.Context, i Import) (taken Imported, err erro
 	return taken, err
 }
 
-// do makes one request. What the agent refuses is an [*Error]; that there is no answer is ErrNobody or ErrSilent.
+// do makes one request. What the agent refuses is an [*Error]; that there is no answer is ErrNobody, ErrSilent or ErrShut.
 func (c *Client) do(ctx context.Context, method, path string, header http.Header, send, into any) (*http.Response, error) {
 	var body io.Reader
 	if send != nil {
@@ -176,10 +179,12 @@ func (c *Client) failure(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the agent at %s %w", c.socket, ErrSilent)
 	}
+	shut := strings.Contains(err.Error(), "server closed idle connection") // before the request left; http has no value for it
 	for _, ended := range []error{io.EOF, unix.ECONNRESET, unix.EPIPE} {
-		if errors.Is(err, ended) {
-			return fmt.Errorf("the agent at %s ended the connection: it is stopping, or has too many", c.socket)
-		}
+		shut = shut || errors.Is(err, ended)
+	}
+	if shut {
+		return fmt.Errorf("the agent at %s %w", c.socket, ErrShut)
 	}
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
 		err = inner

@@ -353,6 +353,31 @@ func TestTooManyConnections(t *testing.T) {
 	})
 }
 
+// TestShutOut: who is shut out is told so, whenever in the exchange that happens.
+func TestShutOut(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	for range 300 {
+		if _, _, err := client(t, socket).Status(t.Context(), "", 0); !errors.Is(err, control.ErrShut) {
+			t.Fatalf("shut out: %v", err)
+		}
+	}
+}
+
 // TestAThousandConnections at once, from one who may do everything: those that are too many are shut out, and who comes after
 // them is served.
 func TestAThousandConnections(t *testing.T) {

@@ -149,7 +149,7 @@ func notAsked(why error) status.Problem {
 		Hint: "its log says why (journalctl -u certagent); systemctl restart certagent ends one that is stuck, or of another " +
 			"version of the program",
 	}
-	p.Notice = errors.Is(why, control.ErrNobody) || errors.Is(why, fs.ErrPermission)
+	p.Notice = errors.Is(why, control.ErrNobody) || errors.Is(why, control.ErrShut) || errors.Is(why, fs.ErrPermission)
 	return p
 }
 

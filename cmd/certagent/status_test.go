@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"certagent/agent/control"
 	"certagent/agent/status"
 	"certagent/est/esttest"
 )
@@ -147,5 +148,17 @@ func TestSince(t *testing.T) {
 	g.stop()
 	if p := g.status().Problems; len(p) != 1 || p[0].Code != "agent-not-running" || !p[0].Notice {
 		t.Errorf("without an agent the problems are %+v", p)
+	}
+}
+
+// TestOneTooMany: that a gateway's agent has visitors enough is nothing wrong with its certificates; that it is stuck is.
+func TestOneTooMany(t *testing.T) {
+	for _, tc := range []struct {
+		why    error
+		notice bool
+	}{{control.ErrNobody, true}, {control.ErrShut, true}, {control.ErrSilent, false}} {
+		if p := notAsked(fmt.Errorf("the agent: %w", tc.why)); p.Notice != tc.notice {
+			t.Errorf("%+v", p)
+		}
 	}
 }
