@@ -111,13 +111,13 @@ func isID(id string) bool { return idPattern.MatchString(id) }
 // readCertificate reads one certificate's table.
 func readCertificate(id string, role Role, p part, est estDefaults, prov Provisioning) Certificate {
 	c := Certificate{ID: id, Role: role, CA: role == RoleEdgeCA, Trust: est.trust, Auth: est.auth}
-	p.method()
+	byEST := p.method()
 	if p.hasAuth() {
 		c.Auth = p.auth()
 	}
 	p.name(&c, prov)
 	p.request(&c, est)
-	if len(c.Subject) == 0 && c.SubjectFrom == "" && c.SANs.empty() && p.lacks("subject") && p.lacks("common_name") &&
+	if byEST && len(c.Subject) == 0 && c.SubjectFrom == "" && c.SANs.empty() && p.lacks("subject") && p.lacks("common_name") &&
 		p.lacks("common_name_from") && p.lacks("san") {
 		p.failTable("has no name to ask for", "add common_name, common_name_from, subject or san")
 	}
@@ -144,16 +144,18 @@ func (p part) request(c *Certificate, est estDefaults) {
 	c.OnRenew = p.onRenew()
 }
 
-// method takes EST, the one way this program issues certificates.
-func (p part) method() {
+// method takes EST, the one way this program issues certificates, and tells whether it is that.
+func (p part) method() bool {
 	switch s, ok := p.str("method"); {
 	case !ok || s == "est":
+		return true
 	case s == "local_ca" || s == "self_signed":
 		p.fail("method", "certagent enrols over EST only",
 			`write method = "est", or leave this certificate to aziot and take its table out`)
 	default:
 		p.fail("method", "is no method of issuance", `write method = "est"`)
 	}
+	return false
 }
 
 // name reads what the certificate is to be called: the registration id (of the device certificate), common_name,
