@@ -253,7 +253,7 @@ func recordOutput(o *store.DeliveredOutput, r export.Result, now time.Time) {
 		o.State, o.Error, o.Hint, o.Refused, o.Since = store.StepOK, "", "", false, time.Time{}
 		return
 	}
-	if o.State != store.StepFailed {
+	if o.State != store.StepFailed || o.Since.After(now) { // the clock was set back
 		o.Since = now
 	}
 	o.State, o.Hint, o.Refused = store.StepFailed, "", false
@@ -274,7 +274,7 @@ func (k *keeper) recordHook(h *store.DeliveredHook, r hook.Result, now time.Time
 		h.State, h.Class, h.Error, h.Hint, h.Since = store.StepOK, "", "", "", time.Time{}
 		return
 	}
-	if h.State = store.StepFailed; h.Error == "" {
+	if h.State = store.StepFailed; h.Error == "" || h.Since.After(now) {
 		h.Since = now
 	}
 	h.Class, h.Error, h.Hint = "internal", clip(r.Err.Error()), ""

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"certagent/renew"
@@ -83,7 +84,11 @@ func decide(q question) decision {
 		}
 	}
 	retry := q.retry
-	later(q.policy.NextTry(q.leaf, triesOf(retry), q.now), "trying again")
+	again := "trying again"
+	if !slices.Contains([]reason{reasonThreshold, reasonExpired, reasonMissing}, d.reason) { // else the state says it
+		again += ": " + whyOf(d.reason)
+	}
+	later(q.policy.NextTry(q.leaf, triesOf(retry), q.now), again)
 	if d.reason == reasonThreshold || d.reason == reasonExpired {
 		later(renew.Ration(retry.Spent, q.now), "the certificates of this server end too soon; one a minute is asked for")
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"sort"
@@ -82,6 +83,7 @@ func describe(v view) status.Certificate {
 	}
 	s.Generation, s.Directory, s.Subject = g.Number, g.Dir, g.Leaf.Subject.String()
 	s.Serial, s.SHA256 = g.Serial(), thumbprint(g.Leaf)
+	s.Imported = g.Meta.Reason == string(reasonImported)
 	s.NotBefore, s.NotAfter = g.Leaf.NotBefore, g.Leaf.NotAfter
 	policy := renew.DefaultPolicy()
 	if v.cfg != nil {
@@ -90,7 +92,7 @@ func describe(v view) status.Certificate {
 	plan := policy.Plan(leafOf(g, v.retry), v.now)
 	if v.cfg == nil && !v.retry.RenewAt.IsZero() {
 		// Without the configuration, what the agent planned last is what is known.
-		plan.RenewAt, plan.Threshold = v.retry.RenewAt, v.retry.RenewAt
+		plan.RenewAt, plan.Threshold = v.retry.RenewAt, time.Time{}
 		if plan.State == renew.Valid || plan.State == renew.Due {
 			plan.State = renew.Valid
 			if !plan.RenewAt.After(v.now) {
@@ -102,9 +104,13 @@ func describe(v view) status.Certificate {
 	switch plan.State {
 	case renew.Expired:
 		s.State = status.Expired
+		hint := "while an agent runs it goes on trying; the problem of the last try says why it was not renewed"
+		if !policy.Enabled {
+			hint = "it is not renewed by itself (auto_renew.enabled = false): certagent renew " + v.id
+		}
 		s.Problems = append(s.Problems, Problem{
 			Code: "expired", Text: fmt.Sprintf("the certificate expired %s", status.Until(g.Leaf.NotAfter.Sub(v.now))),
-			Hint: "while an agent runs it goes on trying; the problem of the last try says why it was not renewed", Since: g.Leaf.NotAfter,
+			Hint: hint, Since: g.Leaf.NotAfter,
 		})
 	case renew.NotYetValid:
 		s.State = status.NotYetValid
@@ -202,9 +208,13 @@ func agentProblems(clock, doubt string, configErr error, since time.Time) []Prob
 		})
 	}
 	if configErr != nil {
+		hint := "mend the file; certagent config check says when it is right"
+		if errors.Is(configErr, fs.ErrPermission) {
+			hint = "let the agent's user read it, and its directory (chgrp certagent, chmod g+r); root may, so that certagent config check " +
+				"has no complaint; then certagent reload"
+		}
 		problems = append(problems, Problem{
-			Code: "config-invalid", Text: fmt.Sprintf("the configuration on disk is not in force: %v", configErr),
-			Hint: "mend the file; certagent config check says when it is right", Since: since,
+			Code: "config-invalid", Text: fmt.Sprintf("the configuration on disk is not in force: %v", configErr), Hint: hint, Since: since,
 		})
 	}
 	return problems

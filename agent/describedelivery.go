@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+	"time"
 
 	"certagent/agent/status"
 	"certagent/store"
@@ -43,18 +44,21 @@ func describeDelivery(s *status.Certificate, v view) {
 		}
 	}
 	var missing []string
+	var since time.Time // the first of them
 	for _, o := range d.Outputs {
 		s.Outputs = append(s.Outputs, status.Output{
 			Path: o.Path, Format: o.Format, State: string(o.State), Written: o.Written, Error: o.Error,
 		})
 		if o.State == store.StepFailed {
-			missing = append(missing, o.Path)
+			if missing = append(missing, o.Path); since.IsZero() || o.Since.Before(since) {
+				since = o.Since
+			}
 			s.Problems = append(s.Problems, Problem{Code: outputProblem(o), Text: o.Error, Hint: cmp.Or(o.Hint, hintOutput), Since: o.Since})
 		}
 	}
 	if held > 0 && len(missing) > 0 {
 		s.Problems = append(s.Problems, Problem{
-			Code: "hooks-waiting", Hint: "see to the outputs; the hooks then run by themselves",
+			Code: "hooks-waiting", Since: since, Hint: "see to the outputs; the hooks then run by themselves",
 			Text: fmt.Sprintf("no hook runs before every output is written: %s", strings.Join(missing, ", ")),
 		})
 	}

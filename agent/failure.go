@@ -99,7 +99,7 @@ func judge(err error) verdict {
 		name  string
 		hint  string // where package est knows none
 	}{
-		{est.ErrPending, "pending", "have it approved at the server; certagent renew --discard drops it and asks anew"},
+		{est.ErrPending, "pending", "have it approved at the server; certagent renew --discard ID drops it and asks anew"},
 		{est.ErrUnauthorized, "unauthorized", "compare the login in [cert_issuance.est.auth] with whom the server lets enrol"},
 		{est.ErrRejected, "rejected", "the server's log may say more: have it allow the request, or ask for something else in the configuration"},
 		{est.ErrUnavailable, "unavailable", "nothing by hand if it passes: it is tried again; if it does not, look at the network and at the server"},
@@ -129,7 +129,7 @@ func keyPerm(c *config.Certificate) (durable.Perm, *Problem) {
 	cannot := func(err error) (durable.Perm, *Problem) {
 		return own, &Problem{
 			Code: "key-group", Text: fmt.Sprintf("the key cannot be given to the group %s: %v", c.Group, err),
-			Hint: "create the group and make the agent's user a member (SupplementaryGroups= in a drop-in of the unit)",
+			Hint: "create the group, make the agent's user a member (SupplementaryGroups= in a drop-in of the unit), restart the agent, then certagent renew " + c.ID,
 		}
 	}
 	g, err := user.LookupGroup(c.Group)

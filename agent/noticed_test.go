@@ -23,6 +23,8 @@ func TestNoticed(t *testing.T) {
 		{"one with a date", at(2), "ak", []time.Time{at(0), known}},
 		{"one that was gone is new", at(3), "ab", []time.Time{at(0), at(3)}},
 		{"the clock was set back", at(-60), "ab", []time.Time{at(-60), at(-60)}},
+		{"a date of a clock that was ahead", at(-90), "k", []time.Time{at(-90)}},
+		{"both as before", at(-60), "ab", []time.Time{at(-60), at(-60)}},
 		{"and is right again", at(4), "ab", []time.Time{at(-60), at(-60)}},
 	} {
 		s := status.Snapshot{Time: tc.now, Problems: []Problem{{Code: "a"}}, Certificates: []status.Certificate{{ID: "mqtt"}}}

@@ -85,6 +85,8 @@ type Certificate struct {
 	LastClass    string    `json:"last_error_class,omitempty"`
 	LastError    string    `json:"last_error,omitempty"`
 	LastIdentity string    `json:"last_identity,omitempty"`
+	// Imported says that the live generation was not issued to the agent, but brought by a person.
+	Imported bool `json:"imported,omitempty"`
 	// Pending says that a request waits for approval at the server (202).
 	Pending bool `json:"pending"`
 	// Ordered says that a renewal was asked for and has not come to an end yet. It ends with the first attempt that was made

@@ -171,10 +171,14 @@ func (p *page) writeCertificates(all []*Certificate, s Snapshot) {
 
 // writeDetails writes what happens next to c, and what happened last.
 func (p *page) writeDetails(c *Certificate, s Snapshot, indent string) {
+	got := "issued: "
+	if c.Imported {
+		got = "imported: "
+	}
 	for _, l := range []struct{ name, text string }{
 		{"next: ", s.next(c)},
 		{"failed: ", failedLine(c, s.Time)},
-		{"issued: ", issuedLine(c, s.Time)},
+		{got, issuedLine(c, s.Time)},
 		{"", deliveryLine(c, s.Time)},
 	} {
 		if l.text != "" {
