@@ -245,14 +245,18 @@ func (s *Store) Close() error {
 	return lock.Release()
 }
 
-// Is tells whether an agent has made dir its state directory. It needs no right but to look into it.
-func Is(dir string) bool {
+// Foreign tells that dir is there, and that no agent has made it its state directory. Of one that may not be looked into it is not
+// known.
+func Foreign(dir string) bool {
+	if _, err := os.Stat(dir); err != nil {
+		return false
+	}
 	for _, name := range []string{"lock", "certs"} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
-			return false
+		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			return true
 		}
 	}
-	return dir != ""
+	return false
 }
 
 // Dir is the absolute path of the state directory, links resolved.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,16 @@ func (p *program) reach(ctx context.Context, client *control.Client, cfg *config
 		return news, p.unreached(err, cfg)
 	}
 	return news, nil
+}
+
+// named loads the configuration for a command that has the agent change something. The agent needs none that loads; but where the
+// one that was named is not there, another agent would be meant than the one that listens where nothing is said.
+func (p *program) named() (*config.Config, error) {
+	cfg, err := p.load()
+	if p.configFile != defaultConfig && errors.Is(err, fs.ErrNotExist) {
+		return nil, badConfig(err)
+	}
+	return cfg, nil
 }
 
 // unreached is an error of asking the agent, with what to do.

@@ -724,12 +724,16 @@ func TestImport(t *testing.T) {
 				g.until("the agent at its socket", func() bool { return !g.status().Started.IsZero() })
 			}
 			g.tell("wait", "mqtt").want(t, 0, "", "")
+			g.tell("status").want(t, 0, `\n +imported: \d+ seconds? ago`, "")
 			c := g.certificate("mqtt")
-			if c.State != status.Valid || c.Failures > 0 || len(c.Problems) > 0 || c.Subject != "CN=old-name" {
+			if c.State != status.Valid || c.Failures > 0 || len(c.Problems) > 0 || c.Subject != "CN=old-name" || !c.Imported {
 				t.Errorf("imported: %+v", c)
 			}
 			g.tell("renew", "--wait").want(t, 0, "issued", `.*`)
 			h := g.mustRead("mqtt")
+			if c := g.certificate("mqtt"); c.Imported {
+				t.Errorf("renewed, and still imported: %+v", c)
+			}
 			if h.leaf.Subject.String() != "CN=old-name" || bytes.Equal(h.key, first.key) {
 				t.Errorf("renewed as %s", h.leaf.Subject)
 			}
@@ -785,8 +789,19 @@ func TestImportOfAChain(t *testing.T) {
 // are not the agent's unless an agent has made them so.
 func TestDirectoriesOfAConsumer(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("STATE_DIRECTORY", filepath.Join(dir, "none-yet"))
+	if d := (&program{ofConsumer: true}).defaults(); d.StateDir != filepath.Join(dir, "none-yet") {
+		t.Errorf("systemd makes what it hands to a consumer, so that this is none: %+v", d)
+	}
 	t.Setenv("STATE_DIRECTORY", dir)
 	t.Setenv("RUNTIME_DIRECTORY", dir)
+	g := newGateway(t)
+	g.write("config.toml", "frob = 1\n")
+	cmd := g.command("status")
+	cmd.Env = append(cmd.Env, "STATE_DIRECTORY="+dir, "RUNTIME_DIRECTORY="+dir)
+	if out, _ := cmd.CombinedOutput(); strings.Contains(string(out), "disk in "+dir) {
+		t.Errorf("status takes a consumer's directory for the agent's:\n%s", out)
+	}
 	consumer, agent := &program{ofConsumer: true}, &program{}
 	if d := consumer.defaults(); d.StateDir != "" || d.RunDir != "" {
 		t.Errorf("the consumer's own directories are taken for the agent's: %+v", d)

@@ -160,7 +160,7 @@ Exit codes: 0 well, 1 failed, 2 usage or configuration; status and wait have mor
 // are the consumer's, and count only where an agent has made them its own.
 func (p *program) defaults() config.Defaults {
 	d := config.Defaults{StateDir: os.Getenv("STATE_DIRECTORY"), RunDir: os.Getenv("RUNTIME_DIRECTORY")}
-	if p.ofConsumer && !store.Is(d.StateDir) {
+	if p.ofConsumer && store.Foreign(d.StateDir) {
 		d.StateDir = ""
 	}
 	if p.ofConsumer && !control.Is(config.Socket(d)) {

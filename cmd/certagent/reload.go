@@ -26,10 +26,13 @@ Exit codes: 0 loaded, 1 failed, 2 the configuration is wrong.`,
 }
 
 func (p *program) reload(ctx context.Context) error {
-	cfg, _ := p.load() // the agent says what is wrong with it
+	cfg, err := p.named() // of one that does not load the agent says what is wrong
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
-	err := reloadAt(ctx, p.client(cfg))
+	err = reloadAt(ctx, p.client(cfg))
 	if before := p.lastSocket(cfg); before != "" && errors.Is(err, control.ErrNobody) {
 		// The place of the socket may be what changed. Should a saved file have been noticed meanwhile, it is where it should be.
 		if err = reloadAt(ctx, p.clientAt(before, cfg)); errors.Is(err, control.ErrNobody) {

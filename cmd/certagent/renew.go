@@ -49,7 +49,10 @@ func (p *program) renew(ctx context.Context, order control.Renewal, wait bool, t
 	if err := waitable(timeout); err != nil {
 		return err
 	}
-	cfg, _ := p.load() // a running agent needs no configuration that loads
+	cfg, err := p.named()
+	if err != nil {
+		return err
+	}
 	client := p.client(cfg)
 	defer client.Close()
 	news, err := p.reach(ctx, client, cfg)

@@ -40,6 +40,7 @@ Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 exp
 }
 
 func (p *program) status(ctx context.Context, ids []string, asJSON bool) error {
+	p.ofConsumer = true
 	snapshot, err := p.survey(ctx)
 	if err != nil {
 		return err
