@@ -143,6 +143,7 @@ func TestRenewWhatWaitsForApproval(t *testing.T) {
 	s.Always("simpleenroll", esttest.Pending202(time.Hour))
 	g := newGateway(t)
 	g.configure(served(s))
+	g.tell("run", "--once").want(t, 1, "", `not issued yet \(HTTP 202, .*\ncertagent: hint: certagent status says what to do`)
 	g.start()
 	g.until("the server's 202", func() bool { return g.certificate("mqtt").Pending })
 	pending := func() []byte {

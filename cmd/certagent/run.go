@@ -91,7 +91,7 @@ func (p *program) keep(ctx context.Context, once bool) error {
 	}
 	if once {
 		if err := a.Once(ctx); err != nil {
-			return failed(err)
+			return failed(&hint{err, "certagent status says what to do"})
 		}
 		if configErr != nil {
 			return badConfig(configErr, errors.New("what was due is done, by the last good configuration"))
