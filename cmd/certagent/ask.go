@@ -23,6 +23,12 @@ const (
 	changeWithin = 40 * time.Second // a change; the agent takes 30 s at most
 )
 
+// startsWithin is how long an agent that has its state directory may take to listen; it is asked anew every startsEvery.
+const (
+	startsWithin = 2 * time.Second
+	startsEvery  = 20 * time.Millisecond
+)
+
 // client is for the agent that the configuration means, whether that loads (cfg) or not (nil). It believes what root says,
 // whoever the state directory belongs to, and this process's user.
 func (p *program) client(cfg *config.Config) *control.Client {
@@ -73,13 +79,24 @@ func (p *program) namedStateDir(cfg *config.Config) string {
 	return dir
 }
 
-// reach is ask for a command that needs a running agent.
+// reach is ask for a command that needs a running agent. One that is being started is waited for.
 func (p *program) reach(ctx context.Context, client *control.Client, cfg *config.Config) (control.News, error) {
-	news, err := p.ask(ctx, client, cfg)
-	if err != nil {
-		return news, p.unreached(err, cfg)
+	starting, cancel := context.WithTimeout(ctx, startsWithin)
+	defer cancel()
+	for {
+		news, err := p.ask(ctx, client, cfg)
+		if err == nil {
+			return news, nil
+		}
+		if held, heldErr := store.Held(p.stateDirOf(cfg)); !errors.Is(err, control.ErrNobody) || heldErr != nil || !held {
+			return news, p.unreached(err, cfg)
+		}
+		select {
+		case <-starting.Done():
+			return news, p.unreached(err, cfg)
+		case <-time.After(startsEvery):
+		}
 	}
-	return news, nil
 }
 
 // named loads the configuration for a command that has the agent change something. The agent needs none that loads; but where the
