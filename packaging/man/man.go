@@ -176,6 +176,11 @@ func escaped(text string) string {
 			b.WriteString(`\(ha`)
 		case '~':
 			b.WriteString(`\(ti`)
+		case '\u2026': // an ASCII terminal has no glyph for it
+			if i == 0 {
+				b.WriteString(`\&`)
+			}
+			b.WriteString("...")
 		case '.':
 			if i == 0 {
 				b.WriteString(`\&`)
