@@ -122,11 +122,7 @@ func TestCurl(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	was := g.next("mqtt", nil)
+	_, g, was := running(t)
 	examples := regexp.MustCompile(`(?m)^    curl (.*\\\n)*.*$`).FindAllString(string(page), -1)
 	if len(examples) < 4 {
 		t.Fatalf("docs/control-api.md has %d examples", len(examples))

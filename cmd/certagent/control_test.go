@@ -149,11 +149,7 @@ func TestSocketAndDiskAgree(t *testing.T) {
 // TestStuckAgent: an agent that does not answer is not waited for, and what is on disk is shown, as such.
 func TestStuckAgent(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	g.next("mqtt", nil)
+	_, g, _ := running(t)
 	if snapshot := g.status(); snapshot.Started.IsZero() || len(snapshot.Problems) > 0 {
 		t.Errorf("status is not the agent's: %+v", snapshot)
 	}
@@ -253,11 +249,7 @@ func TestNoControlSocket(t *testing.T) {
 // TestStuckControlClients: the agent renews, answers and stops as if they were not there.
 func TestStuckControlClients(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	was := g.next("mqtt", nil)
+	_, g, was := running(t)
 	for n := range 30 {
 		c, err := net.Dial("unix", g.path("run", "control.sock"))
 		if err != nil {
@@ -287,11 +279,7 @@ func TestTheAPIByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	g.next("mqtt", nil)
+	_, g, _ := running(t)
 	client := g.socketClient()
 	examples := regexp.MustCompile("(?ms)^    (GET|POST) (/\\S+)$(?:\n    ([{].*?)$)?").FindAllStringSubmatch(string(page), -1)
 	if len(examples) < 5 {

@@ -40,6 +40,15 @@ func served(s *esttest.Server) string {
 		"auto_renew = { jitter = \"0%%\" }\n", s.CAFile(), s.URL())
 }
 
+// running is a gateway whose agent runs and has had its certificate mqtt issued by s, which is first.
+func running(t *testing.T) (s *esttest.Server, g *gateway, first held) {
+	t.Helper()
+	s, g = esttest.New(t, esttest.Options{}), newGateway(t)
+	g.configure(served(s))
+	g.start()
+	return s, g, g.next("mqtt", nil)
+}
+
 func outputsFor(g *gateway, formats ...string) string {
 	var b strings.Builder
 	for _, f := range formats {
@@ -314,11 +323,7 @@ func TestStopWhileAHookRuns(t *testing.T) {
 // TestReloadOfConsumers: outputs and hooks that the configuration gets and loses take effect without an enrolment.
 func TestReloadOfConsumers(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	first := g.next("mqtt", nil)
+	s, g, first := running(t)
 	requests := len(s.Logins())
 	g.configure(consumers(t, s, g, fmt.Sprintf(`echo told >>%s/told`, g.dir)))
 	g.signal(syscall.SIGHUP)

@@ -451,11 +451,7 @@ func outputsAt(path string) string {
 // TestLogObeysAReload: level and form change with the configuration, for every line from then on.
 func TestLogObeysAReload(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	first := g.next("mqtt", nil)
+	s, g, first := running(t)
 	reload := func(log string) {
 		t.Helper()
 		g.configure("[log]\n" + log + "\n" + served(s))

@@ -111,11 +111,7 @@ func TestRenewWhatWaitsForApproval(t *testing.T) {
 // TestRenewOverARestart: the agent is killed while it renews, and started again; who waits hears of the end.
 func TestRenewOverARestart(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	first := g.next("mqtt", nil)
+	s, g, first := running(t)
 	reached := make(chan struct{}, 16)
 	s.Always("simplereenroll", func(w http.ResponseWriter, r *http.Request, real http.Handler) {
 		reached <- struct{}{}
@@ -142,11 +138,7 @@ func TestRenewOverARestart(t *testing.T) {
 // TestInterrupted: an interrupt ends what waits at once; what was asked for stands, and no key is left behind.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	was := g.next("mqtt", nil)
+	s, g, was := running(t)
 	s.Always("simplereenroll", esttest.Hang(t.Context()))
 	interrupt := func(ready func(), args ...string) {
 		t.Helper()
@@ -232,11 +224,7 @@ func mute(t *testing.T, g *gateway, socket string) net.Listener {
 // TestRenewOnATerminal: progress is for people; the outcome is data.
 func TestRenewOnATerminal(t *testing.T) {
 	t.Parallel()
-	s := esttest.New(t, esttest.Options{})
-	g := newGateway(t)
-	g.configure(served(s))
-	g.start()
-	g.next("mqtt", nil)
+	s, g, _ := running(t)
 	s.Always("simplereenroll", esttest.Hang(t.Context()))
 	keyboard, screen := openTerminal(t)
 	cmd := g.command("renew", "--wait")
