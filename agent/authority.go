@@ -114,7 +114,7 @@ func (h *authorities) held(u *url.URL) time.Time {
 func (h *authorities) start(ctx context.Context, s server) {
 	h.running = true
 	go func() {
-		r := refreshed{server: s, event: &refreshEvent{began: time.Now()}}
+		r := refreshed{server: s, event: &refreshEvent{ending: ending{began: time.Now()}}}
 		r.event.asks(s.url)
 		// It is no hurry, and yet must have its turn where attempts at that server go on failing.
 		if r.err = h.agent.attempts.wait(ctx, s.url.Host, h.agent.o.Now().Add(refreshAtLeast)); r.err == nil {

@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"net/url"
-	"time"
 
 	"github.com/rs/zerolog"
 
@@ -28,21 +27,12 @@ type event struct {
 	base        *url.URL
 	Key         string // the kind of key that was asked for
 	NewKey      bool
-	Traffic     est.Traffic
-	Warnings    []string
-	Problems    []Problem // found on the way; they outlast a success
-	changes     bool      // it asked for another name, key or usage than the live generation has
-	began       time.Time // by the monotonic clock: the wall clock may be set meanwhile, and often is at a first boot
-	took        time.Duration
-	Previous    *store.Generation // that was live when it began
-	Generation  *store.Generation // on success
-	Result      string
-	Class       string // of the error, "" on success
-	Error       string
-	Hint        string
-	Failures    int
-	NextTry     time.Time
-	NextWhy     string
+	ending
+	Warnings   []string
+	Problems   []Problem         // found on the way; they outlast a success
+	changes    bool              // it asked for another name, key or usage than the live generation has
+	Previous   *store.Generation // that was live when it began
+	Generation *store.Generation // on success
 }
 
 // How a delivery, a refresh or a reload ended, as logs name it, beside status.Failed; attempts have status.Issued and its like.
@@ -92,8 +82,7 @@ func (e *event) MarshalZerologObject(z *zerolog.Event) {
 	if e.Key != "" {
 		z.Str("key", e.Key).Bool("new_key", e.NewKey)
 	}
-	elapsed(z, "took_seconds", e.took)
-	traffic(z, e.Traffic)
+	e.cost(z)
 	if g := e.Generation; g != nil {
 		z.Int("generation", g.Number).Str("serial", g.Serial())
 		when(z, "not_before", g.Leaf.NotBefore)
@@ -103,14 +92,8 @@ func (e *event) MarshalZerologObject(z *zerolog.Event) {
 		z.Int("previous_generation", g.Number).Str("previous_serial", g.Serial())
 		when(z, "previous_not_after", g.Leaf.NotAfter)
 	}
-	text(z, "class", e.Class)
 	problemCodes(z, e.Problems)
-	text(z, "error", e.Error)
-	text(z, "hint", e.Hint)
-	if e.Failures > 0 {
-		z.Int("failures", e.Failures)
-	}
-	next(z, e.NextTry, e.NextWhy)
+	e.outcome(z)
 	list(z, "warnings", e.Warnings)
 }
 

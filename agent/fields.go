@@ -11,6 +11,35 @@ import (
 	"certagent/est"
 )
 
+// ending is what every try at a server has cost, and what came of it.
+type ending struct {
+	Traffic  est.Traffic
+	began    time.Time // by the monotonic clock: the wall clock may be set meanwhile, and often is at a first boot
+	took     time.Duration
+	Result   string
+	Class    string // of the error, "" on success
+	Error    string
+	Hint     string
+	Failures int
+	NextTry  time.Time
+	NextWhy  string
+}
+
+func (e *ending) cost(z *zerolog.Event) {
+	elapsed(z, "took_seconds", e.took)
+	traffic(z, e.Traffic)
+}
+
+func (e *ending) outcome(z *zerolog.Event) {
+	text(z, "class", e.Class)
+	text(z, "error", e.Error)
+	text(z, "hint", e.Hint)
+	if e.Failures > 0 {
+		z.Int("failures", e.Failures)
+	}
+	next(z, e.NextTry, e.NextWhy)
+}
+
 // Each of these writes one field of a log line, or none where there is nothing to say. All of it is bounded: parts come from
 // servers, and nobody watches a gateway's disk.
 

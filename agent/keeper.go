@@ -390,7 +390,7 @@ func (k *keeper) start(ctx context.Context, d decision) {
 	o.served = sync.OnceFunc(func() { k.agent.attempts.done(server) })
 	go func() {
 		if err := k.agent.attempts.wait(ctx, server, by); err != nil {
-			k.results <- &result{event: &event{Certificate: k.id, began: time.Now()}, err: err}
+			k.results <- &result{event: &event{Certificate: k.id, ending: ending{began: time.Now()}}, err: err}
 			return
 		}
 		defer o.served()
@@ -453,7 +453,7 @@ func (o order) turn(now time.Time) (server string, by time.Time) {
 
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
 func (k *keeper) attempt(ctx context.Context, o order) (r result) {
-	e := &event{Certificate: k.id, Reason: string(o.reason), Attempt: o.attempt, Previous: o.before, began: time.Now()}
+	e := &event{Certificate: k.id, Reason: string(o.reason), Attempt: o.attempt, Previous: o.before, ending: ending{began: time.Now()}}
 	r = result{event: e, early: o.early}
 	defer func() {
 		if p := recover(); p != nil {

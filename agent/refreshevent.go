@@ -3,7 +3,6 @@ package agent
 import (
 	"net/url"
 	"slices"
-	"time"
 
 	"github.com/rs/zerolog"
 
@@ -16,17 +15,8 @@ type refreshEvent struct {
 	Server   string
 	Path     string
 	Identity identityName // "certificate" or "none"
-	Traffic  est.Traffic
-	Changed  bool      // what it brought is not what was known
-	began    time.Time // by the monotonic clock
-	took     time.Duration
-	Result   string
-	Class    string // of the error, "" on success
-	Error    string
-	Hint     string
-	Failures int
-	NextTry  time.Time
-	NextWhy  string
+	Changed  bool         // what it brought is not what was known
+	ending
 }
 
 func (e *refreshEvent) asks(server *url.URL) {
@@ -44,16 +34,9 @@ func (e *refreshEvent) add(t est.Traffic) {
 func (e *refreshEvent) MarshalZerologObject(z *zerolog.Event) {
 	z.Str("event", "cacerts").Str("result", e.Result).Str("operation", opCACerts).Str("identity", string(e.Identity)).
 		Str("server", e.Server).Str("path", e.Path)
-	elapsed(z, "took_seconds", e.took)
-	traffic(z, e.Traffic)
+	e.cost(z)
 	if e.Result == resultFetched {
 		z.Bool("new_certificates", e.Changed)
 	}
-	text(z, "class", e.Class)
-	text(z, "error", e.Error)
-	text(z, "hint", e.Hint)
-	if e.Failures > 0 {
-		z.Int("failures", e.Failures)
-	}
-	next(z, e.NextTry, e.NextWhy)
+	e.outcome(z)
 }

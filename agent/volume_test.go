@@ -103,8 +103,10 @@ func TestDeadServerWritesLittle(t *testing.T) {
 func TestLongestLine(t *testing.T) {
 	long := strings.Repeat("é", 1<<20)
 	e := event{
-		Certificate: "mqtt", Reason: "forced", Identity: long[:64], Operation: opEnroll, Server: long, Path: long, Error: long, Hint: long,
-		NextTry: time.Now(), Traffic: est.Traffic{Connections: 1, Statuses: make([]int, 32)},
+		Certificate: "mqtt", Reason: "forced", Identity: long[:64], Operation: opEnroll, Server: long, Path: long,
+		ending: ending{
+			Error: long, Hint: long, NextTry: time.Now(), Traffic: est.Traffic{Connections: 1, Statuses: make([]int, 32)},
+		},
 	}
 	for range 1000 {
 		e.Warnings = append(e.Warnings, long)
