@@ -1,0 +1,91 @@
+//go:build system
+
+// Package rig holds the packages to what docs/installation.md promises, on booted systemds: each promise is a test, and each
+// is held on each root. The machines are Debians in systemd-nspawn, over a throw-away copy of a root; the EST server is on
+// another network. It needs root, on Debian, with what .ci/test-system installs.
+//
+//	.ci/test-system                              # all
+//	.ci/test-system bookworm                     # on one root
+//	.ci/test-system bookworm/TheSandboxHolds     # one promise
+package rig
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == probeName {
+		os.Exit(probe(os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// promise is something that holds on every machine.
+type promise struct {
+	name string
+	hold func(t *testing.T, m *machine)
+	on   func(r root) bool // where it is made; nil means everywhere
+}
+
+// promises in the order of a gateway's life, which is that of one machine. Each makes what it needs and is not there yet, and
+// takes away what it made, so that each can be run alone.
+var promises = []promise{
+	{name: "InstalledAndNotStarted", hold: installedAndNotStarted},
+	{name: "StartedUnconfigured", hold: startedUnconfigured},
+	{name: "Enrols", hold: enrols},
+	{name: "OwnersAndModes", hold: ownersAndModes},
+	{name: "CheckIsGreen", hold: checkIsGreen},
+	{name: "TheSandboxHolds", hold: theSandboxHolds},
+	{name: "TheJournalHasFields", hold: theJournalHasFields},
+	{name: "ASignalRenews", hold: aSignalRenews},
+	{name: "ReloadTakesAGoodFile", hold: reloadTakesAGoodFile},
+	{name: "ReloadRefusesABadFile", hold: reloadRefusesABadFile},
+	{name: "ABadFileAtTheStart", hold: aBadFileAtTheStart},
+	{name: "TheWatchdogRestartsAStuckAgent", hold: theWatchdogRestartsAStuckAgent},
+	{name: "KilledItComesBack", hold: killedItComesBack},
+	{name: "Credentials", hold: credentials},
+	{name: "EncryptedCredentials", hold: encryptedCredentials, on: hasEncryptedCredentials},
+	{name: "AConsumerWaits", hold: aConsumerWaits},
+	{name: "TheDeployPairReloadsMosquitto", hold: theDeployPairReloadsMosquitto},
+	{name: "ThePolkitRuleReloadsMosquitto", hold: thePolkitRuleReloadsMosquitto, on: hasPolkitRules},
+	{name: "ThePolkitRuleReloadsNginx", hold: thePolkitRuleReloadsNginx, on: hasPolkitRules},
+	{name: "OutputsOfAnotherOwner", hold: outputsOfAnotherOwner},
+	{name: "ANarrowNetwork", hold: aNarrowNetwork},
+	{name: "AProxy", hold: aProxy},
+	{name: "HooksThatNeedMore", hold: hooksThatNeedMore},
+	{name: "Metrics", hold: metrics},
+	{name: "UpgradeKeepsKeysAndConfiguration", hold: upgradeKeepsKeysAndConfiguration},
+	{name: "DowngradeKeepsKeys", hold: downgradeKeepsKeys},
+	{name: "RemoveKeepsKeys", hold: removeKeepsKeys},
+	{name: "ReinstalledItIsAsItWas", hold: reinstalledItIsAsItWas},
+	{name: "PurgeDeletesKeys", hold: purgeDeletesKeys},
+}
+
+// hasEncryptedCredentials: LoadCredentialEncrypted= came with systemd 250 (examples/systemd/credentials-encrypted.conf says so).
+func hasEncryptedCredentials(r root) bool { return r.systemd >= 250 }
+
+// hasPolkitRules: polkit 0.105 of Debian 11 knows no rules in JavaScript (examples/systemd/50-certagent.rules says so).
+func hasPolkitRules(r root) bool { return r.suite != "bullseye" }
+
+// TestSystem holds every promise on every root.
+func TestSystem(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("must be root")
+	}
+	share := build(t)
+	for _, r := range roots {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			m := boot(t, r, share)
+			m.est = connect(t, m.leader, filepath.Join(share, "certagent-testca"))
+			m.hosts(t, estIPv4, estIPv6)
+			for _, p := range promises {
+				if p.on == nil || p.on(r) {
+					t.Run(p.name, func(t *testing.T) { p.hold(t, m) })
+				}
+			}
+		})
+	}
+}
