@@ -12,7 +12,7 @@ BIN := bin
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo test check docs bench performance size fuzz sim test-root test-faults packages clean FORCE
+.PHONY: help build demo test check docs bench performance size fuzz sim test-root test-system test-faults packages clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,8 +40,8 @@ test: ## every test that needs no more than Go, make and git
 check: ## formatting, tidiness, vet, staticcheck, race detector (needs a C compiler)
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt would change: $$files"; exit 1; fi
 	$(GO) mod tidy -diff
-	$(GO) vet ./... && $(GO) vet -tags external ./...
-	$(TOOL) staticcheck -tags external ./...
+	$(GO) vet ./... && $(GO) vet -tags external,system ./...
+	$(TOOL) staticcheck -tags external,system ./...
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./...
 
 # Where packages go, for which machines and which package managers.
@@ -59,6 +59,12 @@ packages: ## dist/: deb, rpm, apk and archlinux, and SHA256SUMS (ARCHES=amd64 FO
 
 test-root: ## tests that need root or Debian packages; installs what is missing by itself
 	.ci/test-root
+
+# Which root, and which promise on it.
+SYSTEM ?=
+
+test-system: ## the packages on booted systemds: Debian 11, 12, 13, and with rpm (needs root; SYSTEM=bookworm/TheSandboxHolds is less)
+	.ci/test-system '$(SYSTEM)'
 
 test-faults: ## every fault point, ten thousand kills, failing media (needs root and an hour; KILLS=100 FAULTS=./store is shorter)
 	CERTAGENT_KILLS=$(KILLS) .ci/test-faults $(FAULTS)
