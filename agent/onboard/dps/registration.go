@@ -1,0 +1,143 @@
+package dps
+
+import (
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Registration says what is registered, and where. Two are of one device if they differ in SHA256 alone.
+type Registration struct {
+	Endpoint       string `json:"endpoint"`        // https://host[:port], without a path
+	IDScope        string `json:"id_scope"`        // of the DPS instance
+	RegistrationID string `json:"registration_id"` // the common name of the certificate
+	SHA256         string `json:"sha256"`          // of the certificate, lower-case hexadecimal; "" where there is none
+}
+
+// sameDevice reports whether a and b speak of one device at one service. Registration ids do not tell upper from lower
+// case.
+func (a Registration) sameDevice(b Registration) bool {
+	return a.Endpoint == b.Endpoint && a.IDScope == b.IDScope && strings.EqualFold(a.RegistrationID, b.RegistrationID)
+}
+
+// same reports whether a and b are the same device with the same certificate.
+func (a Registration) same(b Registration) bool { return a.sameDevice(b) && a.SHA256 == b.SHA256 }
+
+// place is the endpoint as it may stand in an error: what is no endpoint may hold a login.
+func (a Registration) place() string {
+	u, err := url.Parse(a.Endpoint)
+	if err != nil {
+		return "an endpoint that is no URL"
+	}
+	return printable(u.Scheme + "://" + u.Host)
+}
+
+// check says what no service would take.
+func (a Registration) check() error {
+	u, err := url.Parse(a.Endpoint)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" ||
+		u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("the endpoint must be https://host[:port], without a path") // not quoted: it may hold a login
+	}
+	if !isSegment(a.IDScope) {
+		return fmt.Errorf("%s is no ID scope: it is letters and digits, as in 0ne00A1B2C3", printed(a.IDScope))
+	}
+	return CheckRegistrationID(a.RegistrationID)
+}
+
+// maxIdentifier is how many characters a registration id may have, and, as we bound it, any other identifier.
+const maxIdentifier = 128
+
+// CheckRegistrationID says what is wrong with a registration id: it has 1 to 128 of the letters and digits of ASCII and
+// "-._:", and ends with a letter, a digit or a dash (Azure DPS, terminology). It must also be the certificate's common
+// name, which RFC 5280 (appendix A.1, ub-common-name) holds to 64 characters.
+func CheckRegistrationID(id string) error {
+	switch {
+	case id == "":
+		return errors.New("the registration id is empty")
+	case len(id) > maxIdentifier:
+		return fmt.Errorf("the registration id has %d characters; DPS takes at most %d", len(id), maxIdentifier)
+	case strings.ContainsFunc(id, notIdentifier):
+		return fmt.Errorf("the registration id %s has a character that is no letter, digit, dash, dot, underscore or colon",
+			printed(id))
+	case strings.ContainsRune("._:", rune(id[len(id)-1])):
+		return fmt.Errorf("the registration id %s ends with %q; DPS wants a letter, a digit or a dash there", printed(id),
+			id[len(id)-1])
+	}
+	return nil
+}
+
+// notIdentifier reports whether a character has no place in a registration id, nor in what DPS calls an operation.
+func notIdentifier(r rune) bool {
+	letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+	return !letter && !strings.ContainsRune("-._:", r)
+}
+
+// Thumbprint is the SHA256 of a [Registration] for the leaf of a certificate.
+func Thumbprint(leaf *x509.Certificate) string {
+	sum := sha256.Sum256(leaf.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// sha1Of is how the portal shows a thumbprint, too.
+func sha1Of(leaf *x509.Certificate) string {
+	sum := sha1.Sum(leaf.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// fits says why the certificate leaf cannot be registered as want at now, before anybody dials.
+func (want Registration) fits(leaf *x509.Certificate, now time.Time) *Error {
+	switch {
+	case !strings.EqualFold(leaf.Subject.CommonName, want.RegistrationID):
+		return &Error{
+			Code: CodeRegistrationID, Class: ErrDevice,
+			Err: fmt.Errorf("the certificate's common name is %s: DPS knows a device by that, and takes no other "+
+				"registration id", printed(leaf.Subject.CommonName)),
+			Hint: "have a certificate issued for the registration id (certagent does so by itself where the EST " +
+				"server lets it), or set registration_id to the common name",
+		}
+	case now.After(leaf.NotAfter), now.Before(leaf.NotBefore):
+		return &Error{
+			Code: CodeCertificate, Class: ErrDevice,
+			Err: fmt.Errorf("the certificate is valid from %s to %s", leaf.NotBefore.UTC().Format(time.RFC3339),
+				leaf.NotAfter.UTC().Format(time.RFC3339)),
+			Hint: "it is registered as soon as a valid one was issued",
+		}
+	}
+	return nil
+}
+
+// Reason is why a device registers; "" where it does not.
+type Reason string
+
+// The reasons, the first that holds.
+const (
+	Unknown Reason = "unknown" // there is no result: never registered, or its file is gone or broken
+	Changed Reason = "changed" // endpoint, ID scope or registration id are not those of the result
+	Renewed Reason = "renewed" // the certificate is not the one that was registered
+	Asked   Reason = "asked"   // a person wants it done again
+)
+
+// Due says why want is to be registered, given the last result (nil where there is none) and the state. A boot is no
+// reason, nor is time: it knows neither.
+func Due(want Registration, result *Result, s State) Reason {
+	switch {
+	case want.SHA256 == "": // nothing to register with
+		return ""
+	case result == nil:
+		return Unknown
+	case !want.sameDevice(result.Registration):
+		return Changed
+	case want.SHA256 != result.SHA256:
+		return Renewed
+	case s.Again:
+		return Asked
+	}
+	return ""
+}

@@ -1,0 +1,207 @@
+package dps_test
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"certagent/agent/onboard/dps"
+	"certagent/agent/onboard/dps/dpstest"
+)
+
+// A registration that takes minutes is waited for, within the service's limits and without asking all the time.
+func TestRegistrationTakesTwentyMinutes(t *testing.T) {
+	r := newRig(t, dpstest.Options{Takes: 20 * time.Minute, RetryAfter: time.Second})
+	began := r.clock.Now()
+	r.known(r.registered()) // a 429 of the service, by its limit of 5 polls in 10 s, would be a failure
+	took, polls := r.clock.Now().Sub(began), r.count(dpstest.OpPoll)
+	if took < 20*time.Minute || took > 23*time.Minute || polls > 60 {
+		t.Errorf("known after %v and %d polls", took, polls)
+	}
+}
+
+func TestServiceWithoutRetryAfter(t *testing.T) {
+	r := newRig(t, dpstest.Options{Takes: 30 * time.Second, RetryAfter: -1})
+	r.known(r.registered())
+	if n := r.count(dpstest.OpPoll); n > 11 {
+		t.Errorf("%d polls in 30 s", n)
+	}
+}
+
+func TestUnknownStatusGoesOn(t *testing.T) {
+	for _, status := range []string{"unassigned", "assigning", "contemplating"} {
+		for _, http := range []int{200, 202} {
+			r := newRig(t, dpstest.Options{})
+			body := map[string]any{"operationId": "4.x", "status": status}
+			r.server.Next(dpstest.OpPoll, dpstest.Status(http, body))
+			r.step()
+			operation := dps.ParseState(r.state).Operation.ID
+			if did, err := r.step(); did != dps.Poll || err != nil {
+				t.Fatalf("%d %s: %v", http, status, err)
+			}
+			if o := dps.ParseState(r.state).Operation; o == nil || o.Status != status || o.ID != "4.x" {
+				t.Errorf("%d %s: operation %+v after %s", http, status, o, operation)
+			}
+			result, _ := r.settle() // the operation of that name is none, so it begins anew
+			r.known(result)
+		}
+	}
+}
+
+// What DPS does not decide within an hour is begun anew, and a person is told why.
+func TestRegistrationThatIsNeverDecided(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	r.server.Always(dpstest.OpPoll, dpstest.Status(200, map[string]any{"operationId": "4.x", "status": "contemplating"}))
+	began := r.clock.Now()
+	var problem *dps.Problem
+	for problem == nil {
+		if _, err := r.step(); err != nil {
+			t.Fatal(err)
+		}
+		problem = dps.ParseState(r.state).Problem
+	}
+	if problem.Code != dps.CodeEndless || !strings.Contains(problem.Text, `"contemplating"`) {
+		t.Errorf("problem %+v", problem)
+	}
+	if took := r.clock.Now().Sub(began); took < time.Hour || took > 70*time.Minute {
+		t.Errorf("given up after %v", took)
+	}
+	r.server.Clear()
+	if step := r.next(); step.Do != dps.Register {
+		t.Errorf("next step %+v", step)
+	}
+	r.known(r.registered())
+}
+
+func TestThrottling(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		retryAfter func(now time.Time) string
+		draw       float64
+		wait       time.Duration
+	}{
+		{"seconds", func(time.Time) string { return "120" }, 0, 2 * time.Minute},
+		{"seconds, spread", func(time.Time) string { return "120" }, .5, 3 * time.Minute},
+		{"a date", func(now time.Time) string { return now.Add(5 * time.Minute).Format(http.TimeFormat) }, 0, 5 * time.Minute},
+		{"an hour, spread", func(time.Time) string { return "3600" }, .5, 65 * time.Minute},
+		{"a past date", func(now time.Time) string { return now.Add(-time.Hour).Format(http.TimeFormat) }, .5, 10 * time.Second},
+		{"none", func(time.Time) string { return "" }, .5, 10 * time.Second},
+		{"nonsense", func(time.Time) string { return "soon" }, .5, 10 * time.Second},
+		{"negative", func(time.Time) string { return "-5" }, .5, 10 * time.Second},
+		{"zero", func(time.Time) string { return "0" }, .5, 10 * time.Second},
+		{"a year", func(time.Time) string { return "31536000" }, 0, 24 * time.Hour},
+		{"for ever", func(time.Time) string { return "99999999999999999999999999" }, 0, 24 * time.Hour},
+	} {
+		for _, op := range []string{dpstest.OpRegister, dpstest.OpPoll} {
+			t.Run(tt.name+" at "+op, func(t *testing.T) {
+				r := newRig(t, dpstest.Options{})
+				if op == dpstest.OpPoll {
+					r.step()
+					r.clock.pass(3 * time.Second)
+				}
+				r.draw = tt.draw
+				r.server.Next(op, dpstest.Error(429001, "Too many requests", "Retry-After", tt.retryAfter(r.clock.Now())))
+				r.fails(dps.CodeThrottled)
+				step := r.next()
+				if wait := step.At.Sub(r.clock.Now()); wait != tt.wait {
+					t.Errorf("wait %v, want %v", wait, tt.wait)
+				}
+				if string(step.Do) != op {
+					t.Errorf("next %s, want to go on with %s", step.Do, op)
+				}
+				r.known(r.registered())
+			})
+		}
+	}
+}
+
+// Who is asked to leave DPS alone does so, whatever a person asks and whatever certificate there is; another endpoint
+// is another matter.
+func TestRetryAfterStandsOverOrders(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	r.server.Next("", dpstest.Error(429001, "", "Retry-After", "600"))
+	r.fails(dps.CodeThrottled)
+	until := r.clock.Now().Add(10 * time.Minute)
+	if at := dps.Next(r.o.Registration, nil, dps.ParseState(r.state).Ask(), r.clock.Now()).At; !at.Equal(until) {
+		t.Errorf("asked by a person it tries at %v, want %v", at, until)
+	}
+	r.holds(r.ca.issue("gw-17"))
+	if at := r.next().At; !at.Equal(until) {
+		t.Errorf("with another certificate it tries at %v, want %v", at, until)
+	}
+	r.o.Registration.Endpoint = "https://elsewhere.test"
+	if at := r.next().At; !at.IsZero() {
+		t.Errorf("another endpoint is tried at %v, want at once", at)
+	}
+}
+
+// The back-off ends with an order of a person's and with another certificate.
+func TestBackOff(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	r.server.Always("", dpstest.Status(503, nil))
+	r.draw = .5 // the middle
+	var waits []time.Duration
+	for range 9 {
+		r.fails(dps.CodeUnavailable)
+		waits = append(waits, r.next().At.Sub(r.clock.Now()))
+	}
+	want := []time.Duration{10 * time.Second, 30 * time.Second, 90 * time.Second, 270 * time.Second, 810 * time.Second,
+		2430 * time.Second, time.Hour, time.Hour, time.Hour}
+	if !slices.Equal(waits, want) {
+		t.Errorf("waits %v, want %v", waits, want)
+	}
+	asked := dps.Next(r.o.Registration, nil, dps.ParseState(r.state).Ask(), r.clock.Now())
+	if !asked.At.IsZero() {
+		t.Errorf("asked by a person it tries at %v, want at once", asked.At)
+	}
+	r.holds(r.ca.issue("gw-17"))
+	if step := r.next(); !step.At.IsZero() {
+		t.Errorf("with another certificate it tries at %v, want at once", step.At)
+	}
+
+	r.server.Always("", dpstest.Error(401002, "Unauthorized"))
+	waits = nil
+	for range 8 {
+		r.fails(dps.CodeUnauthorized)
+		waits = append(waits, r.next().At.Sub(r.clock.Now()))
+	}
+	if waits[0] != time.Minute || waits[7] != 4*time.Hour || !slices.IsSorted(waits) {
+		t.Errorf("waits after refusals %v", waits)
+	}
+}
+
+// A wait that was computed by a clock in 2038 is not waited for.
+func TestClockThatRanAhead(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	now := r.clock.Now()
+	state := dps.State{Of: r.o.Registration, Failures: 4, NextTry: now.AddDate(8, 0, 0), RetryAfter: now.AddDate(8, 0, 0)}
+	if step := dps.Next(r.o.Registration, nil, state, now); !step.At.IsZero() {
+		t.Errorf("next step %+v, want at once", step)
+	}
+	state.Operation = &dps.Operation{ID: "4.x", Status: "assigning", Began: now.AddDate(8, 0, 0)}
+	step := dps.Next(r.o.Registration, nil, state, now)
+	state, _ = state.After(r.o.Registration, step, dps.Answer{HTTP: 202, Status: "assigning", Operation: "4.x"}, nil, 0, now)
+	if wait := state.NextTry.Sub(now); wait != 3*time.Second || !state.Operation.Began.Equal(now) {
+		t.Errorf("state %+v", state)
+	}
+}
+
+// While DPS cannot be asked it may still be at the registration, which is not begun twice; but not for ever.
+func TestOutageWhileRegistering(t *testing.T) {
+	r := newRig(t, dpstest.Options{Takes: 10 * time.Minute})
+	r.step()
+	r.server.Always(dpstest.OpPoll, dpstest.CloseBeforeAnswer)
+	for r.next().Do == dps.Poll {
+		if _, err := r.step(); !errors.Is(err, dps.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	if n := r.count(dpstest.OpPoll); n < 5 || n > 12 {
+		t.Errorf("%d polls in an hour without an answer", n)
+	}
+	r.server.Clear()
+	r.known(r.registered())
+}
