@@ -1,0 +1,154 @@
+package awsiot
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+)
+
+// Dialer opens connections, through the proxy that is set, and has the TLS settings that go with them.
+// [certagent/est.Dialer] is one.
+type Dialer interface {
+	// DialContext opens a TCP connection to address, host:port.
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	// TLSConfig returns new settings for TLS to a service that is verified by roots (nil: the system's) and that is
+	// shown certificate when it asks for one.
+	TLSConfig(roots *x509.CertPool, certificate *tls.Certificate) *tls.Config
+}
+
+// defaultTimeout is longer than AWS takes to say nothing.
+const defaultTimeout = 30 * time.Second
+
+// Options say what [Connect] makes known, and how.
+type Options struct {
+	// Registration is what is made known. SHA256 is that of Certificate.
+	Registration Registration
+
+	// Certificate is what the device logs in with: its own, followed by that of its CA (see [AppendIssuer]).
+	Certificate *tls.Certificate
+
+	// Roots verify the endpoint. nil means the system's. EST's anchors have no say here.
+	Roots *x509.CertPool
+
+	Dialer Dialer
+
+	// Timeout bounds the connection, from dialling to the answer. 0 means 30 seconds.
+	Timeout time.Duration
+
+	// Now is the clock by which Certificate is judged. nil means time.Now.
+	Now func() time.Time
+}
+
+// Connect connects once and hangs up: TLS with the endpoint's name (SNI) and the device's certificate, CONNECT, and
+// DISCONNECT when the broker has said yes. nil means that it has: AWS IoT knows the certificate, takes it for active, and
+// its policy lets it connect under the client id. The error is an [*Error], unless ctx was canceled: then it wraps the
+// cause of that. A broker that has a client of the same id connected hangs up on that one (MQTT 5, 3.1.4); its session
+// stays.
+func Connect(ctx context.Context, o Options) error {
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if e := ready(o.Registration, o.Certificate, o.Now()); e != nil {
+		return e
+	}
+	limited, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	v := visit{o: o}
+	answer, err := v.connect(limited)
+	switch {
+	case err == nil && answer.reason == 0:
+		return nil
+	case err == nil:
+		return v.refused(answer.reason)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("connect to AWS IoT: %w", context.Cause(ctx))
+	}
+	return v.broken(err, limited.Err() != nil)
+}
+
+// visit is one connection, and how far it came.
+type visit struct {
+	o       Options
+	asked   bool // the endpoint, verified by then, asked for a client certificate
+	offered bool // and was given ours
+	up      bool // the handshake is done, as far as this side knows
+}
+
+// connect is the whole of it. It does not judge.
+func (v *visit) connect(ctx context.Context) (connack, error) {
+	want := v.o.Registration
+	raw, err := v.o.Dialer.DialContext(ctx, "tcp", net.JoinHostPort(want.Endpoint, strconv.Itoa(want.Port)))
+	if err != nil {
+		return connack{}, err
+	}
+	defer raw.Close()
+	// Whatever the other side does or does not, nothing here waits for longer than ctx.
+	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	settings := v.o.Dialer.TLSConfig(v.o.Roots, v.o.Certificate)
+	settings.ServerName = want.Endpoint
+	if want.Port == PortHTTPS {
+		settings.NextProtos = []string{ALPN}
+	}
+	choose := settings.GetClientCertificate
+	settings.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		chosen, err := choose(ask)
+		v.asked = true
+		v.offered = err == nil && chosen != nil && len(chosen.Certificate) > 0
+		return chosen, err
+	}
+	secured := tls.Client(raw, settings)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return connack{}, err
+	}
+	if v.up = true; !v.offered {
+		return connack{}, errNoCertificate // a yes would say nothing about the certificate
+	}
+	if _, err := secured.Write(connectPacket(want.ClientID)); err != nil {
+		return connack{}, v.said(secured, err)
+	}
+	answer, err := readConnack(secured)
+	if err == nil && answer.reason == 0 {
+		// The rest is courtesy: what is to be known is known.
+		if _, err := secured.Write(disconnectPacket(answer.sessionPresent)); err == nil {
+			secured.Close()
+		}
+	}
+	return answer, err
+}
+
+var errNoCertificate = errors.New("it did not take the device's certificate")
+
+// said is why writing failed: under TLS 1.3 a refusal of the certificate comes after the handshake, and says more than
+// the broken pipe that it leaves.
+func (v *visit) said(c io.Reader, writing error) error {
+	if _, err := c.Read(make([]byte, 1)); err != nil && alertOf(err) != 0 {
+		return err
+	}
+	return writing
+}
+
+// alertOf is the number of the TLS alert that the other side sent (RFC 8446 6), or 0. crypto/tls has no way to it
+// (Go 1.26), but the text of an AlertError is that of its error.
+func alertOf(err error) int {
+	operation, ok := errors.AsType[*net.OpError](err)
+	if !ok || operation.Op != "remote error" {
+		return 0
+	}
+	for number := range 128 {
+		if operation.Err.Error() == tls.AlertError(number).Error() {
+			return number
+		}
+	}
+	return 0
+}
