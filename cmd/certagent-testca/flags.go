@@ -40,6 +40,9 @@ can log in asks for. A certificate of its own, or the password, is a login.
                          tutorial's server does
   --bootstrap            write DIR/bootstrap.pem and DIR/bootstrap.key.pem: a
                          login valid for 10 years
+  --verification CODE    write DIR/verification.pem, the proof of having the CA's
+                         key that is asked for where a CA is registered (AWS
+                         IoT: get-registration-code), and end
   --version              print the version
   --help                 print this
 
@@ -57,8 +60,9 @@ const libestWorkers = 5
 
 // commandLine is what the flags say.
 type commandLine struct {
-	server  esttest.Options
-	version bool
+	server       esttest.Options
+	verification string // the code; "" for a server
+	version      bool
 }
 
 // parse reads the flags. It returns flag.ErrHelp when help was asked for.
@@ -91,6 +95,12 @@ func parse(args []string) (commandLine, error) {
 	fs.BoolVar(&o.LikeLibest, "like-libest", false, "")
 	fs.BoolVar(&o.AskPassword, "ask-password", false, "")
 	bootstrap := fs.Bool("bootstrap", false, "")
+	fs.Func("verification", "", func(code string) error {
+		if c.verification = code; code == "" {
+			return errors.New("must be a registration code")
+		}
+		return nil
+	})
 	fs.BoolVar(&c.version, "version", false, "")
 	if err := fs.Parse(args); err != nil {
 		return c, err

@@ -47,7 +47,8 @@ func TestIsHost(t *testing.T) {
 func TestFlags(t *testing.T) {
 	for _, arg := range []string{
 		"--listen=:1", "--dir=d", "--host=h", "--lifetime=1s", "--root-lifetime=1y", "--server-lifetime=1d", "--user=u",
-		"--password=p", "--label=l", "--like-libest", "--ask-password", "--bootstrap", "--version",
+		"--password=p", "--label=l", "--like-libest", "--ask-password", "--bootstrap", "--verification=c",
+		"--version",
 	} {
 		if _, err := parse([]string{arg}); err != nil {
 			t.Errorf("%s: %v", arg, err)

@@ -3,7 +3,8 @@
 //
 // On stdout it prints what to put into a config.toml, then one line "ready on URL", then one line of key=value pairs
 // for each request (the String of esttest.Login). Everything before the ready line is TOML. On stderr it prints what
-// went wrong. It ends with code 0 on SIGTERM or SIGINT, 1 when it cannot run, 2 when the command line is wrong.
+// went wrong. It ends with code 0 on SIGTERM or SIGINT, 1 when it cannot run, 2 when the command line is wrong. With
+// --verification it is no server, and prints the name of the file that it wrote.
 package main
 
 import (
@@ -47,6 +48,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	case c.version:
 		fmt.Fprintln(stdout, "certagent-testca", versionText())
+		return 0
+	}
+
+	if c.verification != "" {
+		file, err := esttest.Verify(c.server, c.verification)
+		if err != nil {
+			fmt.Fprintf(stderr, "certagent-testca: %v\n", err)
+			return 1
+		}
+		fmt.Fprintln(stdout, file)
 		return 0
 	}
 
