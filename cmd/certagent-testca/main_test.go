@@ -32,9 +32,9 @@ import (
 // testca is the command under test, the real one in this test's own binary.
 const testca = "certagent-testca"
 
-// TestMain puts it on PATH.
+// TestMain puts it on PATH, and a stand-in for the aws command.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){testca: main})
+	testscript.Main(m, map[string]func(){testca: main, "aws": awsCommand})
 }
 
 // TestScripts runs what needs no server: help, mistakes, a damaged directory.
