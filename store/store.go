@@ -1,5 +1,5 @@
 // Package store keeps what must survive a restart, on disk: keys, certificates, pending requests, retry and delivery
-// state, fetched CA certificates, the last good configuration and the clock mark.
+// state, fetched CA certificates, what a cloud answered, the last good configuration and the clock mark.
 //
 // # Layout
 //
@@ -12,6 +12,8 @@
 //	certs/<id>/delivery.json          0644; no secrets; how far the consumers are served
 //	trust/<server>.pem                0644; CA certificates fetched from that server over a trusted session
 //	trust/<server>.json               0644; when, which of them are TLS anchors, and what else was learned of it
+//	onboard/<cloud>.json              0644; no secrets; what the cloud answered, for applications
+//	onboard/<cloud>-state.json        0644; no secrets; how far the tries to be known to it are
 //	clock.json (0644), last-good.toml (0600), lock (0600)
 //	displaced-*                       anywhere: what stood in the place of one of these files, or of the live link, and was
 //	                                  something else; kept for a person to look at
@@ -289,7 +291,7 @@ func (s *Store) Present() error {
 // Safe says what an agent would refuse to work with: the state directory or a part of its skeleton that is something else, or
 // that others can change. It is for those who look from outside, as [Open] refuses by itself.
 func (s *Store) Safe() error {
-	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir()} {
+	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir(), s.onboardDir()} {
 		if err := s.checkDir(dir); err != nil {
 			return err
 		}
@@ -385,7 +387,7 @@ func checkID(id string) error {
 // leaves, and errors are dropped: nothing depends on it but tidiness and one needless request to the CA, and the next
 // Commit tidies as well.
 func (s *Store) settle() {
-	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir()} {
+	for _, dir := range []string{s.dir, s.certsDir(), s.trustDir(), s.onboardDir()} {
 		_ = sweepTemps(s.fs, dir)
 	}
 	s.syncSkeleton()
