@@ -63,6 +63,8 @@ type Options struct {
 	Dial      func(est.Options) (Enroller, error) // default est.New
 	// Provisional asks a server for CA certificates that are not trusted yet; default est.Provisional.
 	Provisional func(context.Context, est.Options) ([]*x509.Certificate, error)
+	// Clouds opens connections to the cloud that the device certificate is for; default est.Dialer.
+	Clouds CloudDialer
 	// Outputs writes what consumers read; default: export.Writer for the owner of the state directory.
 	Outputs Exporter
 	// Hooks tells consumers of a new certificate; default: hook.Runner without Self, which can reload and restart units only.
@@ -181,6 +183,9 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.Provisional == nil {
 		o.Provisional = est.Provisional
+	}
+	if o.Clouds == nil {
+		o.Clouds = &est.Dialer{Now: o.Now}
 	}
 	if o.Outputs == nil {
 		uid, gid := o.Store.Owner()

@@ -92,6 +92,9 @@ func (k *keeper) deliver(ctx context.Context) (at time.Time) {
 		c.readErr = nil
 		return time.Time{}
 	}
+	if until := k.held(); !until.IsZero() {
+		return until
+	}
 	to, err := k.agent.consign(k.cfg, k.live)
 	if c.readErr = err; err != nil {
 		return k.agent.o.Now().Add(maxSleep)

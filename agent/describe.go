@@ -30,6 +30,9 @@ type view struct {
 	running  bool // an attempt is under way
 	attempts []status.Attempts
 	problems []Problem // of the keeper itself
+	// onboarding is how far the cloud knows the certificate; nil while there is none to be told.
+	onboarding         *status.Onboarding
+	onboardingProblems []Problem
 }
 
 // describe says it for people and machines.
@@ -61,6 +64,8 @@ func describe(v view) status.Certificate {
 		})
 	}
 	s.Problems = append(s.Problems, v.problems...)
+	s.Onboarding = v.onboarding
+	s.Problems = append(s.Problems, v.onboardingProblems...)
 	describeDelivery(&s, v)
 	if v.live == nil {
 		s.State = status.Missing
@@ -306,6 +311,10 @@ func Survey(o SurveyOptions) (status.Snapshot, error) {
 			note(v.liveErr)
 		}
 		lives[id] = o.Host.own(v.live)
+		if v.cfg != nil && v.cfg.Role == config.RoleDevice {
+			v.onboarding, v.onboardingProblems, err = surveyCloud(o.Config.Provisioning, o.Store, presentable(lives[id], o.Now), o.Now)
+			note(err)
+		}
 		q := question{
 			now: o.Now, credible: credible, policy: renew.DefaultPolicy(), retry: v.retry, cloned: o.Host.cloned(v.live),
 		}

@@ -39,11 +39,12 @@ func configurationFailure(code string, err error, hint string) error {
 
 // Remedies that more than one failure has.
 const (
-	hintClient = "correct in the configuration what the text names; certagent config show says what is in force"
-	hintKind   = "choose another kind of key (key = \"…\")"
-	hintHook   = "see to that; it is run again by itself, and by certagent reload at once"
-	hintOutput = "see to that; it is written again by itself, and by certagent reload at once"
-	hintBug    = "this is a mistake in certagent; please report it"
+	hintClient     = "correct in the configuration what the text names; certagent config show says what is in force"
+	hintKind       = "choose another kind of key (key = \"…\")"
+	hintHook       = "see to that; it is run again by itself, and by certagent reload at once"
+	hintOutput     = "see to that; it is written again by itself, and by certagent reload at once"
+	hintCloudRoots = "make the file readable for the agent, or take it out of trusted_certs of [provisioning]"
+	hintBug        = "this is a mistake in certagent; please report it"
 )
 
 // classStore is the class of failures of the state directory.

@@ -22,6 +22,8 @@ type Inspection struct {
 	Passwords   []PasswordLook
 	Anchors     []AnchorLook
 	Servers     []ServerLook
+	// Cloud is what the device certificate is for; nil where the configuration names no cloud.
+	Cloud *CloudLook
 	// Live are the live generations by certificate; those of another device, of which this disk is a copy, are not among them.
 	Live map[string]*store.Generation
 }
@@ -75,6 +77,20 @@ type ServerLook struct {
 	PasswordErr error
 }
 
+// CloudLook is the cloud that the device certificate is to be known to, and how it would be reached.
+type CloudLook struct {
+	Name     string // dps
+	Endpoint string // as status has it
+	// Address is host:port, and Protocols are what is asked for by ALPN (RFC 7301); none mostly.
+	Address   string
+	Protocols []string
+	// Blank means that the configuration has a blank of a tutorial, and nobody is dialled.
+	Blank bool
+	// Roots verify it; nil means the system's. Err is why they cannot be read.
+	Roots *x509.CertPool
+	Err   error
+}
+
 // LoginLook is a certificate that logs in.
 type LoginLook struct {
 	Label       string           // as errors name it
@@ -116,7 +132,30 @@ func Inspect(o SurveyOptions) Inspection {
 	for _, s := range serversOf(o.Config.Certificates, func(id string) *store.Generation { return in.Live[id] }, o.Now) {
 		in.Servers = append(in.Servers, in.server(s, o))
 	}
+	in.Cloud = lookAtCloud(o.Config)
 	return in
+}
+
+// lookAtCloud finds out how the cloud would be reached; nil where there is none to know the device certificate.
+func lookAtCloud(c *config.Config) *CloudLook {
+	kept := slices.ContainsFunc(c.Certificates, func(c config.Certificate) bool { return c.Role == config.RoleDevice })
+	p := c.Provisioning
+	switch to := cloudOf(p); {
+	case !kept:
+		return nil
+	case p.Blank():
+		return &CloudLook{Name: p.Source, Endpoint: p.GlobalEndpoint, Blank: true}
+	case to == nil:
+		return nil
+	default:
+		look := &CloudLook{Name: to.name()}
+		to.aim(p, nil)
+		d, _ := to.describe(time.Time{})
+		look.Endpoint = d.Endpoint
+		look.Address, look.Protocols = to.address()
+		look.Roots, look.Err = cloudRoots(p)
+		return look
+	}
 }
 
 // reachedOf is a time that has come by what the clock is judged by; zero where the clock is believed anyway.

@@ -19,7 +19,8 @@ import (
 )
 
 // keeper keeps one certificate. Its goroutine (loop) owns everything below the mailboxes and the certificate's directory
-// in the store; nothing else writes either. It never blocks: attempts run beside it, one at a time, and so do deliveries.
+// in the store; nothing else writes either. It never blocks: attempts run beside it, one at a time, and so do deliveries and errands
+// to the cloud.
 type keeper struct {
 	agent  *Agent
 	id     string
@@ -60,6 +61,7 @@ type keeper struct {
 	attempts    []status.Attempts  // since the agent was started; shared with views: it never changes
 
 	courier courier
+	envoy   envoy
 }
 
 // configuration is a certificate's part of a configuration that was loaded, with the stamp of the files.
@@ -78,7 +80,7 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 		post:  newPost("certificate " + c.ID),
 		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan *result, 1),
 		visits:  make(chan func() func()),
-		courier: newCourier(), attempts: []status.Attempts{{Result: status.Issued}},
+		courier: newCourier(), envoy: envoy{done: make(chan tiding, 1)}, attempts: []status.Attempts{{Result: status.Issued}},
 	}
 	if k.retry, err = stored.Retry(); err != nil {
 		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
@@ -117,6 +119,8 @@ func (k *keeper) loop(ctx context.Context) {
 			act = func() { k.finish(r) }
 		case l := <-k.courier.done:
 			act = func() { k.delivered(l) }
+		case t := <-k.envoy.done:
+			act = func() { _ = k.returned(t) }
 		case clean := <-k.courier.swept:
 			act = func() { k.sweptFormer(clean) }
 		case <-k.courier.touched:
@@ -137,6 +141,12 @@ func (k *keeper) windUp() {
 	}
 	if k.courier.running {
 		k.delivered(<-k.courier.done)
+	}
+	if k.envoy.running {
+		k.returned(<-k.envoy.done)
+	}
+	if k.envoy.cloud != nil {
+		k.envoy.cloud.hangUp()
 	}
 }
 
@@ -162,6 +172,7 @@ func (k *keeper) clockSet() {
 	case "untrusted", "bad-response", "no-identity":
 		k.repaired()
 	}
+	k.cloudClockSet()
 }
 
 // awaitsApproval tells whether a request was taken by the server and not decided (202).
@@ -184,7 +195,7 @@ func (k *keeper) look(ctx context.Context) {
 	if err != nil {
 		k.tried = true // nobody must wait for what cannot be tried
 		k.publish(decision{why: "the state directory cannot be used; looking again within a minute"}, err)
-		k.schedule(k.agent.o.Now().Add(maxSleep), time.Time{})
+		k.schedule(k.agent.o.Now().Add(maxSleep))
 		return
 	}
 	d := decide(q)
@@ -199,9 +210,10 @@ func (k *keeper) look(ctx context.Context) {
 	if !k.running { // else its outcome is kept soon; what must outlast a crash before that is kept when it comes up
 		k.save()
 	}
+	cloud := k.register(ctx) // before the delivery, which waits for it
 	next := k.deliver(ctx)
 	k.publish(d, nil)
-	k.schedule(d.at, next)
+	k.schedule(d.at, next, cloud)
 }
 
 // question reads what decide needs, and repairs on the way what can be repaired without the network.
@@ -476,9 +488,9 @@ func (k *keeper) leaf() *renew.Leaf {
 	return new(leafOf(k.live, k.retry))
 }
 
-// schedule sets when to look again: for the sake of the certificate, and of its delivery.
-func (k *keeper) schedule(at, delivery time.Time) {
-	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 || k.saveErr != nil || k.courier.saveErr != nil {
+// schedule sets when to look again: for the sake of the certificate, and of those whom it is for.
+func (k *keeper) schedule(at time.Time, others ...time.Time) {
+	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 || k.saveErr != nil || k.courier.saveErr != nil || k.envoy.saveErr != nil {
 		// Somebody may repair a credential or an anchor, or make room on the disk, which no event tells.
 		if soon := k.agent.o.Now().Add(maxSleep); at.IsZero() || at.After(soon) {
 			at = soon
@@ -487,8 +499,10 @@ func (k *keeper) schedule(at, delivery time.Time) {
 	if k.running {
 		at = time.Time{}
 	}
-	if at.IsZero() || !delivery.IsZero() && delivery.Before(at) {
-		at = delivery
+	for _, other := range others {
+		if at.IsZero() || !other.IsZero() && other.Before(at) {
+			at = other
+		}
 	}
 	k.wakeAt(at)
 	k.agent.wakeSoon(k.post)
@@ -498,7 +512,8 @@ func (k *keeper) schedule(at, delivery time.Time) {
 func (k *keeper) publish(d decision, lookErr error) {
 	v := view{cfg: k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running,
 		delivery: k.courier.shown(), host: k.agent.o.Host}
-	for _, err := range []error{lookErr, k.saveErr, k.courier.saveErr, k.courier.readErr} {
+	v.onboarding, v.onboardingProblems = k.shownOnboarding()
+	for _, err := range []error{lookErr, k.saveErr, k.courier.saveErr, k.courier.readErr, k.envoy.saveErr, k.envoy.readErr} {
 		if err != nil {
 			v.problems = append(v.problems, storeProblem(err))
 		}

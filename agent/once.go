@@ -20,6 +20,9 @@ func (a *Agent) Once(ctx context.Context) error {
 	var mu sync.Mutex // guards failed
 	turn := func(k *keeper) {
 		err := k.once(ctx)
+		if untold := k.onboardOnce(ctx); untold != nil {
+			err = errors.Join(err, fmt.Errorf("tell the cloud: %w", untold))
+		}
 		// Consumers do not wait for the other certificates, nor for a server of theirs. What fails here is told at the end.
 		k.courier.retryNow()
 		_ = k.deliverOnce(ctx)

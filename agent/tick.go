@@ -153,6 +153,9 @@ func (a *Agent) lookAtFiles(next string) (last string) {
 	watched := 0
 	for i := range all {
 		k := all[(begin+i)%len(all)]
+		if k.envoy.altered() {
+			send(k.kick, struct{}{})
+		}
 		if k.watched.Load() {
 			if watched == looksAMinute {
 				continue

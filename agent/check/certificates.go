@@ -26,8 +26,8 @@ func (p *probes) certificate(c *status.Certificate, live *store.Generation) []*R
 		if slices.Contains([]string{"hook-failed", "output-failed", "output-refused", "hooks-waiting"}, problem.Code) {
 			continue // by the checks of outputs and hooks
 		}
-		if slices.Contains([]string{"onboarding-not-built", "metrics-not-built"}, problem.Code) {
-			continue // a check of its own, and config-warning
+		if ofCloud(c.Onboarding, problem) {
+			continue // by that of the cloud
 		}
 		all = append(all, problemOf("certificate-problem", c.ID, problem))
 	}

@@ -195,11 +195,6 @@ func (p *probes) jobs() []job {
 	for i := range p.Config.Certificates {
 		all = append(all, p.deliveryJobs(&p.Config.Certificates[i])...)
 	}
-	if s := p.Config.Provisioning.Source; s == "dps" || s == "aws" {
-		local("onboarding-endpoint", s, func() []*Result {
-			return []*Result{skipped("onboarding-endpoint", s, "this version does not tell the cloud about the certificate")}
-		})
-	}
 	return all
 }
 
@@ -232,6 +227,14 @@ func (p *probes) lookedJobs() []job {
 		if live := p.look.Live[c.ID]; live != nil {
 			key := live.File("key.pem")
 			local("key-permissions", key, func() []*Result { return []*Result{p.key(key, c.Group)} })
+		}
+	}
+	if c := p.look.Cloud; c != nil {
+		all = append(all, job{idCloudTCP, c.Endpoint, func(ctx context.Context) []*Result { return p.cloud(ctx, c) }})
+	}
+	for i := range p.Snapshot.Certificates {
+		if c := &p.Snapshot.Certificates[i]; c.Onboarding != nil {
+			local(idCloudKnows, c.Onboarding.Endpoint, func() []*Result { return []*Result{p.known(c)} })
 		}
 	}
 	return all
@@ -288,19 +291,8 @@ func (p *probes) configuration() []*Result {
 	if p.Config == nil || p.ConfigError != nil {
 		return all
 	}
-	var unbuilt []string // onboarding-endpoint tells
-	for i := range p.Config.Certificates {
-		for _, q := range p.Config.Certificates[i].Problems {
-			if q.Code == "onboarding-not-built" {
-				unbuilt = append(unbuilt, q.Text)
-			}
-		}
-	}
 	for i := range p.Config.Warnings {
 		w := &p.Config.Warnings[i]
-		if slices.Contains(unbuilt, w.Text) {
-			continue
-		}
 		text := w.Text
 		if w.Key != "" {
 			text = w.Key + ": " + text

@@ -118,7 +118,11 @@ func Catalogue() []Kind {
 		{"hook-program", areaDelivery, "a hook's program is there with its interpreter, the agent's user can execute it, nobody else can change it"},
 		{"hook-unit", areaDelivery, "systemd runs, and knows a hook's unit"},
 		{"hook-state", areaDelivery, "the hook's last run did not fail"},
-		{"onboarding-endpoint", areaOnboarding, "the cloud can be reached"},
+		{"onboard-resolve", areaOnboarding, "the name of the cloud's endpoint is found"},
+		{"onboard-tcp", areaOnboarding, "it can be connected to, through the proxy if one is set"},
+		{"onboard-tls", areaOnboarding, "it speaks TLS; no certificate is shown to it, so that nothing is registered"},
+		{"onboard-trust", areaOnboarding, "its certificate verifies, by the system's roots or `[provisioning] trusted_certs`"},
+		{"onboard-state", areaOnboarding, "the cloud knows the live certificate, as far as the agent has told it"},
 	}
 }
 

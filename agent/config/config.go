@@ -82,7 +82,7 @@ type Provisioning struct {
 	GlobalEndpoint string // dps
 	IDScope        string // dps; in angle brackets it is a placeholder and is never dialled
 	RegistrationID string // dps; [provisioning.attestation]
-	PayloadURI     string // dps; file URI
+	Payload        string // dps; path of a file of JSON to send along
 	Endpoint       string // aws
 	ClientID       string // aws; empty means the common name
 	Port           int    // aws; 8883 or 443

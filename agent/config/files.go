@@ -87,8 +87,7 @@ func (c *Config) namedFiles(root part, tables map[string]part) (files []namedFil
 		}
 	}
 	list(root.sub("provisioning"), "trusted_certs", c.Provisioning.TrustedCerts)
-	payload, _ := parsePath(c.Provisioning.PayloadURI)
-	add(root.sub("provisioning").sub("payload"), "uri", "", payload, false)
+	add(root.sub("provisioning").sub("payload"), "uri", "", c.Provisioning.Payload, false)
 	list(c.est.at, "trusted_certs", c.est.trust.Files)
 	login(c.est.at.sub("auth"), "", c.est.auth)
 	for _, cert := range c.Certificates {

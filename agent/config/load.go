@@ -266,11 +266,11 @@ func (c *Config) problems(root part, tables map[string]part) {
 		cert := &c.Certificates[i]
 		p := tables[cert.ID]
 		for _, u := range parts {
-			if u.asked(c.Provisioning, *cert) {
+			if u.asked(*cert) {
 				cert.problem(root, p, u.at, u.problem)
 			}
 		}
-		if cert.Role == RoleDevice && c.Provisioning.Source == sourceDPS && isPlaceholder(c.Provisioning.IDScope) {
+		if cert.Role == RoleDevice && c.Provisioning.Blank() {
 			cert.problem(root, p, "provisioning.id_scope", Problem{
 				Code: "placeholder",
 				Text: "id_scope " + quoted(c.Provisioning.IDScope) + " is still the blank of the tutorial",
@@ -281,7 +281,7 @@ func (c *Config) problems(root part, tables map[string]part) {
 			p.warn("renew_with", cert.ID, "there is no EST identity to renew with: the certificate renews with itself",
 				"configure [cert_issuance.est.identity_auto_renew] and a bootstrap certificate, or leave it out")
 		}
-		if cert.Role == RoleDevice && c.Provisioning.Source == sourceAWS && cert.Key == "ed25519" {
+		if cert.Role == RoleDevice && c.Provisioning.Source == SourceAWS && cert.Key == "ed25519" {
 			p.warn("key", cert.ID, "AWS IoT does not take Ed25519 keys", `write key = "ec-p256"`)
 		}
 	}

@@ -9,11 +9,16 @@ import (
 
 const globalDPS = "https://global.azure-devices-provisioning.net"
 
-// Sources of [provisioning].
+// Sources of [provisioning] that certagent tells of the certificate.
 const (
-	sourceDPS = "dps"
-	sourceAWS = "aws"
+	SourceDPS = "dps"
+	SourceAWS = "aws"
 )
+
+// Blank reports whether the ID scope is the blank of a tutorial, to be filled in. It is never dialled.
+func (p Provisioning) Blank() bool {
+	return p.Source == SourceDPS && strings.HasPrefix(p.IDScope, "<") && strings.HasSuffix(p.IDScope, ">")
+}
 
 // readProvisioning reads [provisioning] but for the certificate in it.
 func readProvisioning(p part) (v Provisioning) {
@@ -33,7 +38,7 @@ func readProvisioning(p part) (v Provisioning) {
 	v.IDScope, _ = p.str("id_scope")
 	if payload := p.sub("payload"); payload.there() {
 		if f := payload.file("uri"); f != "" {
-			v.PayloadURI = fileURI(f)
+			v.Payload = f
 		}
 		if payload.lacks("uri") {
 			payload.failTable("has no uri", `write payload = { uri = "file:///…" }`)
@@ -51,7 +56,7 @@ func readProvisioning(p part) (v Provisioning) {
 
 func (p part) source() string {
 	s, ok := p.str("source")
-	sources := []string{sourceDPS, "manual", "none", sourceAWS}
+	sources := []string{SourceDPS, "manual", "none", SourceAWS}
 	if ok && !slices.Contains(sources, s) {
 		p.fail("source", "is no source", oneOfHint(s, sources))
 		return ""
@@ -74,7 +79,7 @@ func (p part) registrationID() string {
 
 // belongs fills in defaults, and says which keys are missing or another source's.
 func (p part) belongs(v *Provisioning) {
-	if v.Source == sourceDPS {
+	if v.Source == SourceDPS {
 		if v.GlobalEndpoint == "" {
 			v.GlobalEndpoint = globalDPS
 		}
@@ -82,12 +87,12 @@ func (p part) belongs(v *Provisioning) {
 			p.fail("id_scope", "is missing", "copy the ID scope from the overview of your DPS instance")
 		}
 	}
-	if v.Source == sourceAWS && p.lacks("endpoint") {
+	if v.Source == SourceAWS && p.lacks("endpoint") {
 		p.fail("endpoint", "is missing", "write what aws iot describe-endpoint --endpoint-type iot:Data-ATS says")
 	}
 	for source, names := range map[string][]string{
-		sourceDPS: {"global_endpoint", "id_scope", "payload"},
-		sourceAWS: {"endpoint", "client_id", "port"},
+		SourceDPS: {"global_endpoint", "id_scope", "payload"},
+		SourceAWS: {"endpoint", "client_id", "port"},
 	} {
 		for _, name := range names {
 			if v.Source != source && p.has(name) {

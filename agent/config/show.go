@@ -51,12 +51,12 @@ func (c *Config) showProvisioning(root *node) {
 	p.putIf("source", v.Source)
 	p.putIf("global_endpoint", v.GlobalEndpoint)
 	p.putIf("id_scope", v.IDScope)
-	if v.PayloadURI != "" {
-		p.in("payload").put("uri", v.PayloadURI)
+	if v.Payload != "" {
+		p.in("payload").put("uri", fileURI(v.Payload))
 	}
 	p.putIf("endpoint", v.Endpoint)
 	p.putIf("client_id", v.ClientID)
-	if v.Source == sourceAWS {
+	if v.Source == SourceAWS {
 		p.set("port", &node{kind: kindInteger, text: strconv.Itoa(v.Port)})
 	}
 	if len(v.TrustedCerts) > 0 {
@@ -221,7 +221,9 @@ func (s SANs) strings() (names []string) {
 
 func shownTime(d time.Duration) string { return renew.Fixed(d).String() }
 func shownMode(m fs.FileMode) string   { return fmt.Sprintf("%04o", m) }
-func (n *node) put(name, s string)     { n.set(name, &node{kind: kindString, text: s}) }
+
+//go:noinline
+func (n *node) put(name, s string) { n.set(name, &node{kind: kindString, text: s}) }
 func (n *node) putFlag(name string, b bool) {
 	n.set(name, &node{kind: kindBoolean, text: strconv.FormatBool(b)})
 }

@@ -14,9 +14,9 @@ func TestProblems(t *testing.T) {
 	}{
 		{"nothing", urls + mqtt, nil},
 		{"onboarding is of the device certificate", dps + urls + mqtt, nil},
-		{"onboarding", dps + urls + device, []string{"not-built"}},
+		{"onboarding", dps + urls + device, nil},
 		{"placeholder", "[provisioning]\nsource = \"dps\"\nid_scope = \"<YOUR-SCOPE>\"\n" + urls + device,
-			[]string{"not-built", "placeholder"}},
+			[]string{"placeholder"}},
 		{"a key on a token", urls + mqtt + "key = \"pkcs11:token=t;object=o?pin-value=1\"\n",
 			[]string{"not-built"}},
 		{"a login on a token", urls + mqtt + "identity_cert = \"/i.pem\"\nidentity_pk = \"pkcs11:object=o\"\n",

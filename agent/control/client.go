@@ -122,6 +122,13 @@ func (c *Client) Reload(ctx context.Context) error {
 	return err
 }
 
+// Onboard has the device certificate made known to its cloud; see [Onboarded] for what is known when it returns.
+func (c *Client) Onboard(ctx context.Context, o Onboarding) (Onboarded, error) {
+	var answer Onboarded
+	_, err := c.do(ctx, http.MethodPost, pathCloud, nil, o, &answer)
+	return answer, err
+}
+
 // Import has a certificate and its key taken over from a file beside the socket.
 func (c *Client) Import(ctx context.Context, i Import) (taken Imported, err error) {
 	_, err = c.do(ctx, http.MethodPost, pathImport, nil, i, &taken)

@@ -20,6 +20,7 @@ const (
 	pathStatus = "/v1/status"
 	pathRenew  = "/v1/renew"
 	pathReload = "/v1/reload"
+	pathCloud  = "/v1/onboard"
 	pathImport = "/v1/import"
 	// pathMetrics has no version: what the names of metrics mean is a contract of its own.
 	pathMetrics = "/metrics"
@@ -44,6 +45,9 @@ type Agent interface {
 	Renew(ctx context.Context, r Renewal) ([]Renewed, error)
 	// ReloadNow has the configuration read again, and waits for it. The error says what is wrong with the files.
 	ReloadNow(ctx context.Context) error
+	// Onboard has the device certificate made known to its cloud, now. It waits until that was begun, not until it came to
+	// an end: that is when the status has no "ordered" in its "onboarding" any more.
+	Onboard(ctx context.Context, o Onboarding) (Onboarded, error)
 	// Import takes over a certificate and its key from a file.
 	Import(ctx context.Context, i Import) (Imported, error)
 }
@@ -65,6 +69,19 @@ type Renewed struct {
 	Refused    string `json:"refused,omitempty"`    // why nothing is done
 	Hint       string `json:"hint,omitempty"`       // what to do about that
 	Waits      string `json:"waits,omitempty"`      // why it is not tried at once
+}
+
+// Onboarding asks to make the device certificate known to its cloud.
+type Onboarding struct {
+	// Again does so also where the cloud knows it already.
+	Again bool `json:"again,omitempty"`
+}
+
+// Onboarded is what became of an [Onboarding], as far as that is known at once.
+type Onboarded struct {
+	ID    string `json:"id"`
+	Known bool   `json:"known,omitempty"` // the cloud knows it already, and nothing is done
+	Waits string `json:"waits,omitempty"` // why it is not tried at once
 }
 
 // Import asks to take over a certificate and its key. The file is the key and the certificates in PEM. It lies in the

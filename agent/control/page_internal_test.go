@@ -65,6 +65,8 @@ func TestPageShowsWhatTravels(t *testing.T) {
 	}{
 		{"### Renew", "request", &Renewal{}, reflect.TypeFor[Renewal]()},
 		{"### Renew", "answer", &renewals{}, reflect.TypeFor[Renewed]()},
+		{"### Onboard", "request", &Onboarding{}, reflect.TypeFor[Onboarding]()},
+		{"### Onboard", "answer", &Onboarded{}, reflect.TypeFor[Onboarded]()},
 		{"### Import", "request", &Import{}, reflect.TypeFor[Import]()},
 		{"### Import", "answer", &Imported{}, reflect.TypeFor[Imported]()},
 		{"## Errors", "", &Error{}, reflect.TypeFor[Error]()},

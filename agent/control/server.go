@@ -110,6 +110,7 @@ func (s *Server) routes() map[string]route {
 		pathMetrics: {http.MethodGet, s.metrics},
 		pathRenew:   {http.MethodPost, s.change(s.renew)},
 		pathReload:  {http.MethodPost, s.change(s.reload)},
+		pathCloud:   {http.MethodPost, s.change(s.onboard)},
 		pathImport:  {http.MethodPost, s.change(s.takeOver)},
 	}
 }
@@ -271,6 +272,16 @@ func (s *Server) reload(ctx context.Context, body []byte) (any, error) {
 		}
 	}
 	return struct{}{}, s.agent.ReloadNow(ctx)
+}
+
+func (s *Server) onboard(ctx context.Context, body []byte) (any, error) {
+	var o Onboarding
+	if len(body) > 0 {
+		if err := read(body, &o); err != nil {
+			return nil, err
+		}
+	}
+	return s.agent.Onboard(ctx, o)
 }
 
 func (s *Server) takeOver(ctx context.Context, body []byte) (any, error) {

@@ -29,6 +29,7 @@ func TestPageOfTheJSONForm(t *testing.T) {
 		reflect.TypeFor[string](): "string", reflect.TypeFor[status.State](): "string", reflect.TypeFor[int](): "number",
 		reflect.TypeFor[bool](): "true or false", reflect.TypeFor[time.Time](): "time",
 	}
+	kinds[reflect.TypeFor[*status.Onboarding]()] = "object"
 	row := regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| ([^|]+) \\| ([^|]+) \\|")
 	typed := map[string]reflect.Type{"the object": reflect.TypeFor[status.Snapshot]()}
 	for f := range reflect.TypeFor[status.Snapshot]().Fields() {
@@ -37,7 +38,7 @@ func TestPageOfTheJSONForm(t *testing.T) {
 		}
 	}
 	for f := range reflect.TypeFor[status.Certificate]().Fields() {
-		if f.Type.Kind() == reflect.Slice {
+		if kind := f.Type.Kind(); kind == reflect.Slice || kind == reflect.Pointer {
 			typed[jsonName(f)] = f.Type.Elem()
 		}
 	}
@@ -45,6 +46,9 @@ func TestPageOfTheJSONForm(t *testing.T) {
 		_, section, ok := strings.Cut(string(page), "\n## Each of `"+name+"`\n")
 		if name == "the object" {
 			_, section, ok = strings.Cut(string(page), "\n## The object\n")
+		}
+		if typ == reflect.TypeFor[status.Onboarding]() {
+			_, section, ok = strings.Cut(string(page), "\n## The object `"+name+"`\n")
 		}
 		if !ok {
 			t.Errorf("the page has no section for %s", name)

@@ -128,6 +128,19 @@ func metrics() []metric {
 				}
 			})},
 
+		{"certagent_onboarding_state", gauge, "How far the cloud knows the certificate: 1 for that state, 0 for the others.",
+			onboardings(func(o *Onboarding, add sample) {
+				for _, state := range []string{Pending, Registered, Failed} {
+					add(truth(o.State == state), "state", state)
+				}
+			})},
+		{"certagent_onboarding_registered_timestamp_seconds", gauge, "When the cloud last said that it knows the device.",
+			onboardings(func(o *Onboarding, add sample) { addTime(add, o.Registered) })},
+		{"certagent_onboarding_next_try_timestamp_seconds", gauge, "When the cloud is told next.",
+			onboardings(func(o *Onboarding, add sample) { addTime(add, o.NextTry) })},
+		{"certagent_onboarding_failures", gauge, "Failed tries to tell the cloud since the last success.",
+			onboardings(func(o *Onboarding, add sample) { add(float64(o.Failures)) })},
+
 		{"certagent_server_cas", gauge, "How many CA certificates of the server are known.",
 			servers(func(v *Server, add sample) { add(float64(v.CAs)) })},
 		{"certagent_server_fetched_timestamp_seconds", gauge, "When they were last fetched.",
@@ -148,6 +161,15 @@ func certificates(f func(c *Certificate, add sample)) func(*Snapshot, sample) {
 			}
 		}
 	}
+}
+
+// onboardings has f add the samples of each certificate that a cloud is to know; id and cloud come before its labels.
+func onboardings(f func(o *Onboarding, add sample)) func(*Snapshot, sample) {
+	return certificates(func(c *Certificate, add sample) {
+		if o := c.Onboarding; o != nil {
+			f(o, func(value float64, labels ...string) { add(value, append([]string{"cloud", o.Cloud}, labels...)...) })
+		}
+	})
 }
 
 // certificateTime is a time that each certificate may have.

@@ -101,6 +101,8 @@ type Certificate struct {
 	Outputs        []Output  `json:"outputs"`
 	OutputsNextTry time.Time `json:"outputs_next_try,omitzero"`
 	Hooks          []Hook    `json:"hooks"`
+	// Onboarding is how far the cloud that this certificate is for knows it; nil where there is no such cloud.
+	Onboarding *Onboarding `json:"onboarding,omitempty"`
 
 	Problems []Problem `json:"problems"`
 }
@@ -143,6 +145,34 @@ type Hook struct {
 	Class   string    `json:"error_class,omitempty"`
 	Error   string    `json:"error,omitempty"`
 }
+
+// Onboarding is how far a cloud knows a certificate.
+type Onboarding struct {
+	Cloud string `json:"cloud"` // dps, aws
+	// State is registered (the cloud knows the certificate that is live), pending (it is being told, or will be), or failed (the
+	// last try to tell it).
+	State    string `json:"state"`
+	Endpoint string `json:"endpoint"`
+	// Hub and DeviceID are what the cloud answered last, Registered is when it did, and SHA256 which certificate it knows
+	// since then, which in the state pending or failed is another than the live one.
+	Hub        string    `json:"hub,omitempty"`
+	DeviceID   string    `json:"device_id,omitempty"`
+	Registered time.Time `json:"registered,omitzero"`
+	SHA256     string    `json:"sha256,omitempty"`
+	File       string    `json:"file,omitempty"` // where all that stands for applications
+	// Why is why the cloud is told: unknown, changed, renewed or asked.
+	Why      string    `json:"why,omitempty"`
+	Ordered  bool      `json:"ordered,omitempty"` // somebody asked for it, and no try since has come to an end
+	Failures int       `json:"failures"`          // in a row
+	LastTry  time.Time `json:"last_try,omitzero"`
+	NextTry  time.Time `json:"next_try,omitzero"`
+}
+
+// How far a cloud knows a certificate.
+const (
+	Registered = "registered"
+	Pending    = "pending"
+)
 
 // Problem is something that a person should know, with what to do about it.
 type Problem struct {

@@ -51,6 +51,22 @@ func everything() status.Snapshot {
 	young := issued("not-yet", status.NotYetValid, 20*time.Minute, 7*day)
 	young.NextTry, young.NextWhy = young.NotBefore, "not valid before then"
 	young.LastTry, young.LastSuccess, young.LastIdentity = in(-time.Minute), in(-time.Minute), "bootstrap-certificate"
+	known := issued("device-id", status.Valid, -5*time.Hour, 19*time.Hour)
+	known.Onboarding = &status.Onboarding{
+		Cloud: "dps", State: status.Registered, Endpoint: "https://global.azure-devices-provisioning.net", Hub: "hub-1.azure-devices.net",
+		DeviceID: "gateway-7", Registered: in(-5 * time.Hour), SHA256: known.SHA256, File: "/var/lib/certagent/onboard/dps.json",
+		LastTry: in(-5 * time.Hour),
+	}
+	untold := issued("second-device", status.Valid, -time.Hour, 23*time.Hour)
+	untold.Onboarding = &status.Onboarding{
+		Cloud: "dps", State: status.Failed, Endpoint: "https://global.azure-devices-provisioning.net", Hub: "hub-1.azure-devices.net",
+		DeviceID: "gateway-8", Registered: in(-25 * time.Hour), SHA256: "77ab", File: "/var/lib/certagent/onboard/dps.json", Why: "renewed",
+		Ordered: true, Failures: 3, LastTry: in(-5 * time.Minute), NextTry: in(4 * time.Minute),
+	}
+	untold.Problems = append(untold.Problems, status.Problem{
+		Code: "dps-unauthorized", Text: `register "gateway-8": DPS refused the device (HTTP 401, error 401002)`, Since: in(-time.Hour),
+		Hint: "see that the group enrolment is enabled",
+	})
 	left := issued("left-behind", status.Unmanaged, -10*day, 355*day)
 	left.NextTry, left.NextWhy = time.Time{}, ""
 	dropped := issued("sixteen-letters-", status.Valid, -10*day, 20*365*day)
@@ -95,7 +111,7 @@ func everything() status.Snapshot {
 			Hint: "mend the file; certagent config check says when it is right", Since: in(-2 * time.Hour),
 		}},
 		Certificates: []status.Certificate{
-			issued("device-id", status.Valid, -5*time.Hour, 19*time.Hour),
+			known,
 			served,
 			refused,
 			failing(issued("due", status.Due, -20*time.Hour, 4*time.Hour), 1),
@@ -115,6 +131,7 @@ func everything() status.Snapshot {
 				}},
 			},
 			dropped,
+			untold,
 			left,
 		},
 	}
@@ -330,7 +347,7 @@ func TestLine(t *testing.T) {
 		{forced, "1 of 1 certificates valid; device-id: valid, unauthorized, next try Nov 22 10:42:00"},
 		{degraded, "1 of 1 certificates valid; device-id: valid, key-group, next try Nov 22 10:42:00"},
 		{only("device-id", "served"), "2 of 2 certificates valid; served: valid, hook-failed, next try Nov 21 20:44:00"},
-		{all, "6 of 10 certificates valid; expired: expired, unavailable, next try Nov 21 20:31:30; config-invalid"},
+		{all, "7 of 11 certificates valid; expired: expired, unavailable, next try Nov 21 20:31:30; config-invalid"},
 	} {
 		if got := tc.s.Line(); got != tc.want {
 			t.Errorf("got  %s\nwant %s", got, tc.want)

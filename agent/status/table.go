@@ -179,6 +179,7 @@ func (p *page) writeDetails(c *Certificate, s Snapshot, indent string) {
 		{"next: ", s.next(c)},
 		{"failed: ", failedLine(c, s.Time)},
 		{got, issuedLine(c, s.Time)},
+		{"cloud: ", cloudLine(c.Onboarding, s.Time)},
 		{"", deliveryLine(c, s.Time)},
 	} {
 		if l.text != "" {
@@ -257,6 +258,43 @@ func issuedLine(c *Certificate, now time.Time) string {
 		line += ", login: " + c.LastIdentity
 	}
 	return line
+}
+
+// cloudLine says whether the cloud knows c, and what happens next if it does not: "registered as gw-17 at
+// hub-1.azure-devices.net 5 hours ago (12:30:00)".
+func cloudLine(o *Onboarding, now time.Time) string {
+	if o == nil {
+		return ""
+	}
+	where := o.Hub
+	if where == "" {
+		where = o.Endpoint
+	}
+	known := ""
+	if !o.Registered.IsZero() {
+		known = "registered"
+		if o.DeviceID != "" {
+			known += " as " + o.DeviceID
+		}
+		known += " at " + where + " " + moment(o.Registered, now)
+	}
+	next := ""
+	if o.NextTry.After(now) {
+		next = ", next try " + moment(o.NextTry, now)
+	}
+	switch {
+	case o.State == Registered && o.Why == "":
+		return known
+	case o.State == Registered:
+		return known + "; registering again" + next
+	case o.State == Failed && known != "":
+		return "not registered since the certificate was issued" + next + "; before, it was " + known
+	case o.State == Failed:
+		return "not registered at " + where + next
+	case known != "":
+		return "being registered" + next + "; the certificate before was " + known
+	}
+	return "being registered at " + where + next
 }
 
 // deliveryLine says how the consumers of c are served: "outputs: 3 ok; hooks: 1 ok, 1 failed; next try in 4 minutes (17:24:10)".

@@ -104,7 +104,7 @@ func TestColours(t *testing.T) {
 	}
 	slices.Sort(words)
 	want := []string{
-		"31 broken:", "31 config-invalid:", "31 est-unavailable:", "31 expired", "31 hook-failed:", "31 key-mismatch", "31 missing", "31 output-refused:",
+		"31 broken:", "31 config-invalid:", "31 dps-unauthorized:", "31 est-unavailable:", "31 expired", "31 hook-failed:", "31 key-mismatch", "31 missing", "31 output-refused:",
 		"32 due", "32 valid", "33 not-yet-valid", "33 overdue", "36 altered-by-ca",
 	}
 	if !slices.Equal(words, want) {

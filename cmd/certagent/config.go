@@ -14,15 +14,15 @@ import (
 func (p *program) configCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
-		Short: "check or show the configuration",
+		Short: "check or show the configuration, or what IoT Edge makes of it",
 		Long: `config is about the configuration file and the parts in config.d beside it; certagent-config.toml(5) describes them.
 
 Exit codes: those of its commands.`,
-		Example: "  certagent config check\n  certagent config show",
+		Example: "  certagent config check\n  certagent config show\n  certagent config aziot",
 		Args:    command,
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(p.configCheckCommand(), p.configShowCommand())
+	c.AddCommand(p.configCheckCommand(), p.configShowCommand(), p.configAziotCommand())
 	return c
 }
 

@@ -17,20 +17,22 @@ const journalSocket = "/run/systemd/journal/socket"
 // messageIDs names the events that matter for MESSAGE_ID= (systemd.journal-fields(7)), by event and result. They stand in
 // docs/logging.md and never change. The map itself is never written.
 var messageIDs = map[string]string{
-	"start":              "9464e643300e48e8b6c640c586a5a700",
-	"stop":               "68b9236f2df844e285896eb470b041fa",
-	"attempt/issued":     "d55b9773a3534ad3b0ebdf1ff662c5af",
-	"attempt/waiting":    "3f2a67d5a46545a48a14678ddb0d02ad",
-	"attempt/failed":     "6cc3a053d4fb4f11a7be41eabda08af1",
-	"delivery/delivered": "85c2e487bf454cbf82eb8ecf30ca7b7f",
-	"delivery/failed":    "25020ad2122d41c48d4231b794a2c2ef",
-	"reload/loaded":      "8bce33098af44ef2b75d99bd065bbf93",
-	"reload/failed":      "477a6bf07a0545d78a626dcff8cf2b75",
-	"trust":              "a0832cb4a3e34fcaaea585dac4d54a42",
-	"clock":              "cc000b9c6a7d4d53a6c68f173f7950ec",
-	"import":             "b90b46c2c02441cab27e53f9285a5735",
-	"loss":               "392eb75ba3d64a66a397817e2a53186d",
-	"disk":               "8d2130e542894339b79b9ed0641bbab4",
+	"start":                   "9464e643300e48e8b6c640c586a5a700",
+	"stop":                    "68b9236f2df844e285896eb470b041fa",
+	"attempt/issued":          "d55b9773a3534ad3b0ebdf1ff662c5af",
+	"attempt/waiting":         "3f2a67d5a46545a48a14678ddb0d02ad",
+	"attempt/failed":          "6cc3a053d4fb4f11a7be41eabda08af1",
+	"delivery/delivered":      "85c2e487bf454cbf82eb8ecf30ca7b7f",
+	"delivery/failed":         "25020ad2122d41c48d4231b794a2c2ef",
+	"registration/registered": "8f10434122d5609ec1dba44f968e413b",
+	"registration/failed":     "5271578f374d1afaecaee6c43028521d",
+	"reload/loaded":           "8bce33098af44ef2b75d99bd065bbf93",
+	"reload/failed":           "477a6bf07a0545d78a626dcff8cf2b75",
+	"trust":                   "a0832cb4a3e34fcaaea585dac4d54a42",
+	"clock":                   "cc000b9c6a7d4d53a6c68f173f7950ec",
+	"import":                  "b90b46c2c02441cab27e53f9285a5735",
+	"loss":                    "392eb75ba3d64a66a397817e2a53186d",
+	"disk":                    "8d2130e542894339b79b9ed0641bbab4",
 }
 
 // messageID is the MESSAGE_ID of a line, "" where it has none.

@@ -149,7 +149,7 @@ Exit codes: 0 well, 1 failed, 2 usage or configuration; status and wait have mor
 	root.SetHelpCommand(helpCommand())
 	root.PersistentFlags().StringVar(&p.configFile, "config", defaultConfig, "configuration `FILE`; config.d/*.toml beside it is read too")
 	root.PersistentFlags().BoolP("help", "h", false, "print this")
-	root.AddCommand(p.runCommand(), p.statusCommand(), p.checkCommand(), p.renewCommand(), p.waitCommand(), p.reloadCommand(), p.importCommand(),
+	root.AddCommand(p.runCommand(), p.statusCommand(), p.checkCommand(), p.renewCommand(), p.waitCommand(), p.reloadCommand(), p.onboardCommand(), p.importCommand(),
 		p.configCommand(), p.caCertsCommand(), p.hookExecCommand(),
 		p.completionCommand(), p.versionCommand())
 	p.offerValues(root)

@@ -104,7 +104,7 @@ func TestUnmanaged(t *testing.T) {
 		t.Errorf("the agent shows %q, want %q", got, want)
 	}
 	// The tutorial's own problems are there; this certificate adds none.
-	g.tell("status").want(t, status.ExitDegraded, `(?m)^2 certificates: 1 valid, 1 unmanaged; 2 problems\n(.*\n)*web        unmanaged  .*\n           issued: `, "")
+	g.tell("status").want(t, status.ExitDegraded, `(?m)^2 certificates: 1 valid, 1 unmanaged; 1 problem\n(.*\n)*web        unmanaged  .*\n           issued: `, "")
 	g.stop()
 	if read := g.status(); asked.Started.IsZero() || !slices.Equal(states(read), states(asked)) {
 		t.Errorf("from disk %q, from the agent %q", states(read), states(asked))

@@ -12,7 +12,7 @@ import (
 const resultVersion = 1
 
 // Result is that AWS IoT took a certificate. Its file is for applications and for everybody to read
-// (docs/onboarding-aws.md describes it); nothing in it is secret.
+// (docs/onboarding.md describes it); nothing in it is secret.
 type Result struct {
 	Version int `json:"version"`
 	Registration

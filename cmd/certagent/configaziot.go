@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func (p *program) configAziotCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "aziot",
+		Short: "print what IoT Edge's configuration needs to use these files",
+		Long: `aziot prints a part of Azure IoT Edge's /etc/aziot/config.toml: [provisioning] with the device certificate, for source
+"dps" or "manual", and [edge_ca], each by the files of outputs that the agent writes and IoT Edge then reads. So the
+certificate device-id needs an output of format "fullchain" and one of format "key", and so does [edge_ca]; one of format
+"ca" there becomes trust_bundle_cert. It says where IoT Edge's users may not read them.
+
+IoT Edge reads the files when it is applied or restarted, and not before: a hook has it do so after a renewal
+(on_renew.exec = [["iotedge", "system", "restart"]], which restarts all modules).
+
+Exit codes: 0 printed, 1 failed, 2 usage, or the configuration is wrong or lacks something for that.`,
+		Example: "  certagent config aziot\n  certagent config aziot --config ./new-config.toml",
+		Args:    atMost(0),
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := p.load()
+			if err != nil {
+				return badConfig(err)
+			}
+			fragment, advice, err := cfg.Aziot()
+			if err != nil {
+				return misused(&hint{err, "certagent-config.toml(5) has outputs; certagent help config aziot says which are needed"})
+			}
+			for _, a := range advice {
+				fmt.Fprintf(p.stderr, "certagent: warning: %s\n", a)
+			}
+			_, err = fmt.Fprintf(p.stdout, "# Made by certagent config aziot, for /etc/aziot/config.toml. The files are kept by certagent.\n\n%s", fragment)
+			return err
+		},
+	}
+}
