@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// playLife plays the life of a certificate.
+func playLife(ctx context.Context, s *stage) (err error) {
+	const lifetime = 12 * time.Second
+	say := s.say
+	say("starting an EST server whose certificates live %v, with a bootstrap certificate \"from manufacturing\"", lifetime)
+	ca, err := s.startServer(ctx, "127.0.0.1:0", lifetime)
+	if err != nil {
+		return err
+	}
+	defer func() { ca.kill() }()
+	say("it listens on %s", ca.url)
+
+	a, err := s.start(configuration(ca.url, ""))
+	if err != nil {
+		return err
+	}
+	defer a.kill()
+	// What the agent said is worth reading when a step did not happen.
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w\n\nthe agent's log:\n%s", err, a.logged())
+		}
+	}()
+
+	enrolled, err := ca.issued(ctx, "simpleenroll", func(l login) bool { return l["login_cn"] == "bootstrap" })
+	if err != nil {
+		return fmt.Errorf("enrol with the bootstrap certificate: %w", err)
+	}
+	leaf, err := a.holds(ctx, enrolled["issued_serial"])
+	if err != nil {
+		return err
+	}
+	say("ENROLLED: the bootstrap certificate logged in (simpleenroll); %s", words(leaf))
+	say("          the private key is for its owner alone (0600) and matches the certificate")
+
+	renewed, err := ca.issued(ctx, "simplereenroll", func(l login) bool { return l["login_serial"] == enrolled["issued_serial"] })
+	if err != nil {
+		return fmt.Errorf("renew by threshold: %w", err)
+	}
+	first := leaf
+	if leaf, err = a.holds(ctx, renewed["issued_serial"]); err != nil {
+		return err
+	}
+	say("RENEWED:  after %.0f %% of its life the certificate renewed itself (simplereenroll); %s",
+		100*float64(leaf.NotBefore.Sub(first.NotBefore))/float64(lifetime), words(leaf))
+
+	say("sending SIGUSR1 to the agent")
+	if err := a.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	forced, err := ca.issued(ctx, "simplereenroll", func(l login) bool { return l["login_serial"] == renewed["issued_serial"] })
+	if err != nil {
+		return fmt.Errorf("renew at the signal: %w", err)
+	}
+	old := leaf
+	if leaf, err = a.holds(ctx, forced["issued_serial"]); err != nil {
+		return err
+	}
+	if early := leaf.NotBefore.Sub(old.NotBefore); early >= lifetime/2 {
+		return fmt.Errorf("renew at the signal: it took %v, the threshold would have done that", early)
+	}
+	say("FORCED:   renewed at once, long before its threshold; %s", words(leaf))
+
+	say("stopping the EST server: an outage begins")
+	ca.kill()
+	say("waiting until the certificate has expired (%s)", leaf.NotAfter.Local().Format(time.TimeOnly))
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Until(leaf.NotAfter) + time.Second):
+	}
+	state, err := a.status()
+	if err != nil {
+		return err
+	}
+	if state.State != "expired" || state.Class != "unavailable" || state.Failures == 0 {
+		return fmt.Errorf("status during the outage says %+v, want an expired certificate and an unavailable server", state)
+	}
+	if !a.alive() {
+		return errors.New("the agent did not outlive the outage")
+	}
+	say("EXPIRED:  the agent lives on, has failed %d times (%s), and says so:\n\n%s", state.Failures, state.Class, indent(a.table()))
+
+	say("the EST server comes back")
+	if ca, err = s.startServer(ctx, ca.address, lifetime); err != nil {
+		return err
+	}
+	back, err := ca.issued(ctx, "simpleenroll", func(l login) bool { return l["login_cn"] == "bootstrap" })
+	if err != nil {
+		return fmt.Errorf("come back through the bootstrap certificate: %w", err)
+	}
+	if leaf, err = a.holds(ctx, back["issued_serial"]); err != nil {
+		return err
+	}
+	say("BACK:     an expired certificate cannot log in, so the bootstrap certificate did; %s", words(leaf))
+	again, err := ca.issued(ctx, "simplereenroll", func(l login) bool { return l["login_serial"] == back["issued_serial"] })
+	if err != nil {
+		return fmt.Errorf("renew after the outage: %w", err)
+	}
+	if leaf, err = a.holds(ctx, again["issued_serial"]); err != nil {
+		return err
+	}
+	say("RENEWED:  and it renews itself as before; %s", words(leaf))
+
+	if err := a.stop(); err != nil {
+		return err
+	}
+	say("the agent stopped at SIGTERM. That was the whole story; nothing is left of it.")
+	return nil
+}
+
+// configuration is that of a device with a bootstrap certificate; cloud is what it says of the cloud.
+func configuration(url, cloud string) string {
+	return fmt.Sprintf(`state_dir = "DIR/state"
+run_dir = "DIR/run"
+%[2]s
+
+[provisioning.attestation.identity_cert]
+method = "est"
+common_name = "gateway-42"
+
+[provisioning.attestation.identity_cert.auto_renew]
+threshold = "50%%"
+retry = "4%%"
+jitter = "0%%"
+
+[cert_issuance.est]
+trusted_certs = ["file://DIR/ca/ca.pem"]
+
+[cert_issuance.est.auth]
+bootstrap_identity_cert = "file://DIR/ca/bootstrap.pem"
+bootstrap_identity_pk = "file://DIR/ca/bootstrap.key.pem"
+
+[cert_issuance.est.urls]
+default = "%[1]s"
+`, url, cloud)
+}
