@@ -68,10 +68,11 @@ type account struct {
 	drops int    // connections dropped while a certificate is provisioned, beyond the first
 	now   func() time.Time
 
-	mu     sync.Mutex // guards what follows
-	cas    map[string]*ca
-	certs  map[string]*Certificate
-	things map[string]*Thing
+	mu        sync.Mutex // guards what follows
+	cas       map[string]*ca
+	certs     map[string]*Certificate
+	things    map[string]*Thing
+	throttled bool
 }
 
 func newAccount(drops int, now func() time.Time) *account {
@@ -220,6 +221,14 @@ func (a *account) Thing(name string) Thing {
 	return Thing{Name: t.Name, Attributes: maps.Clone(t.Attributes), Principals: slices.Clone(t.Principals)}
 }
 
+// Throttle has RegisterThing wait from now on, or wait no longer, as where an account's quota for it is used up. Until then
+// certificates that are to be provisioned stay PENDING_ACTIVATION, and the connections that they make are dropped.
+func (a *account) Throttle(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.throttled = on
+}
+
 // authorities are the CAs whose certificates may log in.
 func (a *account) authorities() *x509.CertPool {
 	a.mu.Lock()
@@ -262,27 +271,25 @@ func (a *account) meet(leaf, issuer *x509.Certificate) verdict {
 		c = &Certificate{ID: id, CAID: by.ID, CommonName: leaf.Subject.CommonName, Status: PendingActivation, Registered: 1,
 			Dropped: 1}
 		a.certs[id] = c
-		if a.drops == 0 {
-			a.provision(c, by, leaf)
-		}
+		a.provision(c, by, leaf)
 		return verdict{event: &Registration{id, by.ID, PendingActivation, a.now()}}
 	}
+	a.provision(c, by, leaf) // it may have been throttled until now
 	if c.Status == Active {
 		return verdict{admitted: true, policy: c.Policy}
 	}
 	c.Dropped++
-	if c.Status == PendingActivation && c.Failure == "" && by != nil && c.Dropped > a.drops {
-		a.provision(c, by, leaf)
-	}
+	a.provision(c, by, leaf)
 	return verdict{}
 }
 
-// provision is RegisterThing. a.mu is held.
+// provision is RegisterThing, for a certificate that waits for it and whose turn has come. a.mu is held.
 func (a *account) provision(c *Certificate, by *ca, leaf *x509.Certificate) {
-	t := by.template
-	if t == nil { // just-in-time registration: somebody else does it
+	if c.Status != PendingActivation || c.Failure != "" || c.Dropped <= a.drops || a.throttled ||
+		by == nil || by.template == nil { // without a template it is just-in-time registration: somebody else does it
 		return
 	}
+	t := by.template
 	values, err := t.values(leaf, c.ID)
 	if err != nil {
 		c.Failure = "InvalidRequestException: " + err.Error()

@@ -13,6 +13,7 @@
 //     where its CA has auto-registration, and that connection is dropped. Where the CA has a template, RegisterThing
 //     follows: the subject must have every parameter of the template; an existing thing needs OverrideSettings that do not
 //     say FAIL. Afterwards the certificate is ACTIVE, or stays as it was with a reason that the device is not told.
+//   - While RegisterThing is throttled ([Server.Throttle]) new certificates wait, and are dropped.
 //   - A certificate that is not ACTIVE is dropped.
 //   - Its policy lets a client connect by the common name as client id. Another one is refused with reason code 0x87 by
 //     MQTT 5, and dropped by MQTT 3.1.1.

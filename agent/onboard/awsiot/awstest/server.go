@@ -25,7 +25,8 @@ type Options struct {
 	// Endpoint is the complete name that clients must send (SNI). Empty means DefaultEndpoint.
 	Endpoint string
 
-	// Broker is where admitted connections go. Without an address they are answered here: CONNACK, and nothing more.
+	// Broker is where admitted connections go. Without an address they are answered here: CONNACK, and PUBACK for
+	// what they publish with QoS 1.
 	Broker Broker
 
 	// Drops is how many connections of a new certificate are dropped beyond the first, while it is provisioned.
@@ -62,7 +63,9 @@ type Connection struct {
 	ClientID   string   // "" where it did not come to that
 	// Outcome is "handshake" for one that failed there, "dropped", "denied", or "admitted".
 	Outcome string
-	// Left says that an admitted client took its leave (DISCONNECT), where there is no broker.
+	// Published is how many messages of an admitted client were acknowledged here, where there is no broker.
+	Published int
+	// Left says that such a client took its leave (DISCONNECT).
 	Left bool
 	// Expiry is the session expiry interval (MQTT 5) in seconds that such a client left with; -1 where it did not say.
 	Expiry int64

@@ -86,15 +86,41 @@ func (s *Server) session(c *tls.Conn, k *Connection, v verdict) {
 	} else {
 		c.Write([]byte{0x20, 2, 0, 0})
 	}
-	if first, body, _, err = readPacket(r); err != nil || first != 0xE0 {
-		return
-	}
-	s.note(func() {
-		k.Left = true
-		if len(body) == 7 && body[2] == 0x11 {
-			k.Expiry = int64(binary.BigEndian.Uint32(body[3:]))
+	for {
+		switch first, body, _, err = readPacket(r); {
+		case err != nil:
+			return
+		case first == 0x32: // PUBLISH with QoS 1
+			id, ok := packetID(body)
+			if !ok {
+				return
+			}
+			s.note(func() { k.Published++ })
+			c.Write([]byte{0x40, 2, id[0], id[1]}) // PUBACK, which MQTT 5 may shorten to this
+		case first == 0xE0: // DISCONNECT
+			s.note(func() {
+				k.Left = true
+				if len(body) == 7 && body[2] == 0x11 {
+					k.Expiry = int64(binary.BigEndian.Uint32(body[3:]))
+				}
+			})
+			return
+		default:
+			return
 		}
-	})
+	}
+}
+
+// packetID is the packet identifier of a PUBLISH, which stands behind its topic.
+func packetID(publish []byte) (id [2]byte, ok bool) {
+	if len(publish) < 2 {
+		return id, false
+	}
+	at := 2 + int(binary.BigEndian.Uint16(publish))
+	if len(publish) < at+2 {
+		return id, false
+	}
+	return [2]byte(publish[at:]), true
 }
 
 // relay has client, whose first packet is in connect, speak with the broker until either hangs up.
