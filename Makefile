@@ -12,7 +12,7 @@ BIN := bin
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo demo-azure test check docs bench performance size fuzz sim test-root test-system test-faults packages clean FORCE
+.PHONY: help build demo demo-azure demo-aws test check docs bench performance size fuzz sim test-root test-system test-faults packages clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,9 @@ demo: build ## watch an agent live through a certificate's whole life, in under 
 
 demo-azure: build ## its second act: watch the certificate become known to an IoT hub, and stay so, in under a minute
 	@CGO_ENABLED=0 $(GO) run ./examples/demo -act azure -agent bin/certagent -testca bin/certagent-testca
+
+demo-aws: build ## the same with AWS IoT, which drops a new certificate's first connection, and provisions it
+	@CGO_ENABLED=0 $(GO) run ./examples/demo -act aws -agent bin/certagent -testca bin/certagent-testca
 
 test: ## every test that needs no more than Go, make and git
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m ./...

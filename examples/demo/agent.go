@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -26,13 +27,14 @@ type agent struct {
 	ended              chan error
 }
 
-func (a *agent) start(dir string) error {
+func (a *agent) start(dir string, environment ...string) error {
 	log, err := os.Create(filepath.Join(dir, "agent.log"))
 	if err != nil {
 		return err
 	}
 	a.log = log
 	a.cmd = exec.Command(a.path, "run", "--config", a.config)
+	a.cmd.Env = append(os.Environ(), environment...)
 	a.cmd.Stderr = log
 	if err := a.cmd.Start(); err != nil {
 		return fmt.Errorf("start the agent: %w", err)
@@ -42,12 +44,16 @@ func (a *agent) start(dir string) error {
 	return nil
 }
 
-func (a *agent) logged() string {
-	data, err := os.ReadFile(a.log.Name())
-	if err != nil {
-		return err.Error()
+// explain adds to an error what the agent said, which is worth reading when a step did not happen.
+func (a *agent) explain(err *error) {
+	if *err == nil {
+		return
 	}
-	return string(data)
+	data, readErr := os.ReadFile(a.log.Name())
+	if readErr != nil {
+		data = []byte(readErr.Error())
+	}
+	*err = fmt.Errorf("%w\n\nthe agent's log:\n%s", *err, data)
 }
 
 func (a *agent) alive() bool {
@@ -84,17 +90,41 @@ func (a *agent) kill() {
 	a.log.Close()
 }
 
-// holds waits until the certificate with that serial number is live and checks it and its key as a consumer would.
-func (a *agent) holds(ctx context.Context, serial string) (*x509.Certificate, error) {
+// enrols waits until the bootstrap certificate has logged in, and what was issued is live.
+func (a *agent) enrols(ctx context.Context, ca *server) (*x509.Certificate, error) {
+	return a.obtains(ctx, ca, "simpleenroll", func(l login) bool { return l["login_cn"] == "bootstrap" })
+}
+
+// renews waits until that certificate has logged in, and what was issued is live.
+func (a *agent) renews(ctx context.Context, ca *server, c *x509.Certificate) (*x509.Certificate, error) {
+	serial := fmt.Sprintf("%X", c.SerialNumber.Bytes())
+	return a.obtains(ctx, ca, "simplereenroll", func(l login) bool { return l["login_serial"] == serial })
+}
+
+// obtains waits until the server has issued a certificate, and that is live, and checks it and its key as a consumer would.
+func (a *agent) obtains(ctx context.Context, ca *server, op string, which func(login) bool) (leaf *x509.Certificate, err error) {
+	issued, err := ca.issued(ctx, op, which)
+	if err != nil {
+		return nil, err
+	}
+	err = until(ctx, func() error {
+		leaf, err = a.check(issued["issued_serial"])
+		return err
+	})
+	return leaf, err
+}
+
+// until tries until there is no error, or patience has run out: then it returns the last one.
+func until(ctx context.Context, try func() error) error {
 	deadline := time.Now().Add(patience)
 	for {
-		leaf, err := a.check(serial)
+		err := try()
 		if err == nil || time.Now().After(deadline) {
-			return leaf, err
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -147,10 +177,16 @@ func readPEM[T any](path string, parse func([]byte) (T, error)) (T, error) {
 
 // certificateStatus is the part of the agent's own account that the demo looks at.
 type certificateStatus struct {
-	ID       string `json:"id"`
-	State    string `json:"state"`
-	Class    string `json:"last_error_class"`
-	Failures int    `json:"failures"`
+	ID         string `json:"id"`
+	State      string `json:"state"`
+	Class      string `json:"last_error_class"`
+	Failures   int    `json:"failures"`
+	Onboarding struct {
+		State string `json:"state"`
+	} `json:"onboarding"`
+	Problems []struct {
+		Code string `json:"code"`
+	} `json:"problems"`
 }
 
 func (a *agent) status() (certificateStatus, error) {
@@ -178,6 +214,16 @@ func (a *agent) table() string {
 		return err.Error()
 	}
 	return string(out)
+}
+
+// result is the file of what a cloud has answered.
+func (a *agent) result(cloud string) string {
+	return filepath.Join(filepath.Dir(a.config), "state", "onboard", cloud+".json")
+}
+
+// pair is the live certificate, with those that came with it, and its key.
+func (a *agent) pair() (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(filepath.Join(a.live, "fullchain.pem"), filepath.Join(a.live, "key.pem"))
 }
 
 // thumbprint is the SHA-256 of a certificate, as clouds have it.

@@ -40,7 +40,7 @@ func playAzure(ctx context.Context, s *stage) (err error) {
 	if err := os.WriteFile(filepath.Join(s.dir, "cloud.pem"), cloud.RootPEM(), 0o644); err != nil {
 		return err
 	}
-	a, err := s.start(configuration(ca.url, fmt.Sprintf(`
+	a, err := s.start(configuration(ca.url, commonName, fmt.Sprintf(`
 [provisioning]
 source = "dps"
 global_endpoint = "%s"
@@ -51,27 +51,19 @@ trusted_certs = ["file://DIR/cloud.pem"]
 		return err
 	}
 	defer a.kill()
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%w\n\nthe agent's log:\n%s", err, a.logged())
-		}
-	}()
+	defer a.explain(&err)
 
-	enrolled, err := ca.issued(ctx, "simpleenroll", func(l login) bool { return l["login_cn"] == "bootstrap" })
+	first, err := a.enrols(ctx, ca)
 	if err != nil {
 		return fmt.Errorf("enrol with the bootstrap certificate: %w", err)
 	}
-	first, err := a.holds(ctx, enrolled["issued_serial"])
-	if err != nil {
-		return err
-	}
 	s.say("ENROLLED:   %s", words(first))
-	device := &device{cloud: cloud, file: filepath.Join(s.dir, "state", "onboard", "dps.json")}
+	device := &device{cloud: cloud, file: a.result("dps")}
 	if err := device.registered(ctx, first); err != nil {
 		return err
 	}
 	s.say("REGISTERED: DPS assigned it to the hub %s as %q; applications read that in onboard/dps.json", device.Hub, device.DeviceID)
-	old, err := tls.LoadX509KeyPair(filepath.Join(a.live, "fullchain.pem"), filepath.Join(a.live, "key.pem"))
+	old, err := a.pair()
 	if err != nil {
 		return err
 	}
@@ -81,15 +73,11 @@ trusted_certs = ["file://DIR/cloud.pem"]
 	s.say("            the hub takes a message from the device with that certificate (204)")
 
 	s.say("waiting for the renewal, at half of the certificate's life")
-	renewed, err := ca.issuedWithin(ctx, 30*time.Second, "simplereenroll", func(l login) bool { return l["login_serial"] == enrolled["issued_serial"] })
+	second, err := a.renews(ctx, ca, first)
 	if err != nil {
 		return fmt.Errorf("renew by threshold: %w", err)
 	}
-	second, err := a.holds(ctx, renewed["issued_serial"])
-	if err != nil {
-		return err
-	}
-	pair, err := tls.LoadX509KeyPair(filepath.Join(a.live, "fullchain.pem"), filepath.Join(a.live, "key.pem"))
+	pair, err := a.pair()
 	if err != nil {
 		return err
 	}
@@ -143,8 +131,7 @@ type device struct {
 
 // registered waits until the file names a hub, and that hub knows the certificate.
 func (d *device) registered(ctx context.Context, c *x509.Certificate) error {
-	deadline := time.Now().Add(patience)
-	for {
+	return until(ctx, func() error {
 		data, err := os.ReadFile(d.file)
 		if err == nil {
 			err = json.Unmarshal(data, d)
@@ -152,15 +139,8 @@ func (d *device) registered(ctx context.Context, c *x509.Certificate) error {
 		if err == nil && strings.Contains(string(data), thumbprint(c)) && d.cloud.Thumbprint(d.Hub, d.DeviceID) == thumbprint(c) {
 			return nil
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the device did not register within %v; what the agent has written (%v):\n%s", patience, err, data)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+		return fmt.Errorf("the device has not registered; what the agent has written (%v):\n%s", err, data)
+	})
 }
 
 // answers sends a message to the hub and checks the status of its answer.

@@ -20,36 +20,23 @@ func playLife(ctx context.Context, s *stage) (err error) {
 	defer func() { ca.kill() }()
 	say("it listens on %s", ca.url)
 
-	a, err := s.start(configuration(ca.url, ""))
+	a, err := s.start(configuration(ca.url, commonName, ""))
 	if err != nil {
 		return err
 	}
 	defer a.kill()
-	// What the agent said is worth reading when a step did not happen.
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%w\n\nthe agent's log:\n%s", err, a.logged())
-		}
-	}()
+	defer a.explain(&err)
 
-	enrolled, err := ca.issued(ctx, "simpleenroll", func(l login) bool { return l["login_cn"] == "bootstrap" })
+	leaf, err := a.enrols(ctx, ca)
 	if err != nil {
 		return fmt.Errorf("enrol with the bootstrap certificate: %w", err)
-	}
-	leaf, err := a.holds(ctx, enrolled["issued_serial"])
-	if err != nil {
-		return err
 	}
 	say("ENROLLED: the bootstrap certificate logged in (simpleenroll); %s", words(leaf))
 	say("          the private key is for its owner alone (0600) and matches the certificate")
 
-	renewed, err := ca.issued(ctx, "simplereenroll", func(l login) bool { return l["login_serial"] == enrolled["issued_serial"] })
-	if err != nil {
-		return fmt.Errorf("renew by threshold: %w", err)
-	}
 	first := leaf
-	if leaf, err = a.holds(ctx, renewed["issued_serial"]); err != nil {
-		return err
+	if leaf, err = a.renews(ctx, ca, first); err != nil {
+		return fmt.Errorf("renew by threshold: %w", err)
 	}
 	say("RENEWED:  after %.0f %% of its life the certificate renewed itself (simplereenroll); %s",
 		100*float64(leaf.NotBefore.Sub(first.NotBefore))/float64(lifetime), words(leaf))
@@ -58,13 +45,9 @@ func playLife(ctx context.Context, s *stage) (err error) {
 	if err := a.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		return err
 	}
-	forced, err := ca.issued(ctx, "simplereenroll", func(l login) bool { return l["login_serial"] == renewed["issued_serial"] })
-	if err != nil {
-		return fmt.Errorf("renew at the signal: %w", err)
-	}
 	old := leaf
-	if leaf, err = a.holds(ctx, forced["issued_serial"]); err != nil {
-		return err
+	if leaf, err = a.renews(ctx, ca, old); err != nil {
+		return fmt.Errorf("renew at the signal: %w", err)
 	}
 	if early := leaf.NotBefore.Sub(old.NotBefore); early >= lifetime/2 {
 		return fmt.Errorf("renew at the signal: it took %v, the threshold would have done that", early)
@@ -95,20 +78,12 @@ func playLife(ctx context.Context, s *stage) (err error) {
 	if ca, err = s.startServer(ctx, ca.address, lifetime); err != nil {
 		return err
 	}
-	back, err := ca.issued(ctx, "simpleenroll", func(l login) bool { return l["login_cn"] == "bootstrap" })
-	if err != nil {
+	if leaf, err = a.enrols(ctx, ca); err != nil {
 		return fmt.Errorf("come back through the bootstrap certificate: %w", err)
 	}
-	if leaf, err = a.holds(ctx, back["issued_serial"]); err != nil {
-		return err
-	}
 	say("BACK:     an expired certificate cannot log in, so the bootstrap certificate did; %s", words(leaf))
-	again, err := ca.issued(ctx, "simplereenroll", func(l login) bool { return l["login_serial"] == back["issued_serial"] })
-	if err != nil {
+	if leaf, err = a.renews(ctx, ca, leaf); err != nil {
 		return fmt.Errorf("renew after the outage: %w", err)
-	}
-	if leaf, err = a.holds(ctx, again["issued_serial"]); err != nil {
-		return err
 	}
 	say("RENEWED:  and it renews itself as before; %s", words(leaf))
 
@@ -119,15 +94,18 @@ func playLife(ctx context.Context, s *stage) (err error) {
 	return nil
 }
 
-// configuration is that of a device with a bootstrap certificate; cloud is what it says of the cloud.
-func configuration(url, cloud string) string {
+// commonName is how the device's certificate is named where its name does not matter.
+const commonName = `common_name = "gateway-42"`
+
+// configuration is that of a device with a bootstrap certificate; name says what its certificate is asked for, and cloud what
+// it is known to.
+func configuration(url, name, cloud string) string {
 	return fmt.Sprintf(`state_dir = "DIR/state"
 run_dir = "DIR/run"
-%[2]s
-
+%[3]s
 [provisioning.attestation.identity_cert]
 method = "est"
-common_name = "gateway-42"
+%[2]s
 
 [provisioning.attestation.identity_cert.auto_renew]
 threshold = "50%%"
@@ -143,5 +121,5 @@ bootstrap_identity_pk = "file://DIR/ca/bootstrap.key.pem"
 
 [cert_issuance.est.urls]
 default = "%[1]s"
-`, url, cloud)
+`, url, name, cloud)
 }

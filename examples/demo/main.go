@@ -1,9 +1,11 @@
 // Command demo plays the life of a certificate in front of your eyes, with a throw-away EST server and a real agent. The first
 // act watches the agent enrol, renew, obey a signal, outlive an outage longer than its certificate, and come back through its
-// bootstrap certificate. The second has a cloud beside it, Azure DPS and a hub, to which the certificate must be known. It tells
-// what it observes at the servers and on disk, and fails if a step does not happen.
+// bootstrap certificate. The second act has a cloud beside it, to which the certificate must be known, and is there for two of
+// them: Azure DPS with a hub, and AWS IoT. It tells what it observes at the servers and on disk, and fails if a step does not
+// happen.
 //
-// It needs no root and no network beyond loopback, and leaves nothing behind. `make demo` and `make demo-azure` run it.
+// It needs no root and no network beyond loopback, and leaves nothing behind. `make demo`, `make demo-azure` and `make demo-aws`
+// run it, in the directory of the project.
 package main
 
 import (
@@ -19,22 +21,23 @@ import (
 	"time"
 )
 
-const patience = 20 * time.Second // for any single step
+const patience = 30 * time.Second // for any single step
 
 func main() {
 	agent := flag.String("agent", "bin/certagent", "the certagent `program`")
 	testca := flag.String("testca", "bin/certagent-testca", "the certagent-testca `program`")
-	act := flag.String("act", "life", "which `act` is played: life, azure")
+	act := flag.String("act", "life", "which `act` is played: life, azure, aws")
+	template := flag.String("template", "examples/aws-jitp/template.json", "the provisioning template (`file`) of the act aws")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	acts := map[string]func(context.Context, *stage) error{"life": playLife, "azure": playAzure}
+	acts := map[string]func(context.Context, *stage) error{"life": playLife, "azure": playAzure, "aws": playAWS}
 	play := acts[*act]
 	if play == nil {
 		fmt.Fprintf(os.Stderr, "demo: there is no act %q\n", *act)
 		os.Exit(2)
 	}
-	if err := perform(ctx, play, *agent, *testca); err != nil {
+	if err := perform(ctx, play, stage{agentPath: *agent, testcaPath: *testca, templatePath: *template}); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: FAILED: %v\n", err)
 		os.Exit(1)
 	}
@@ -42,19 +45,20 @@ func main() {
 
 // stage is where an act is played.
 type stage struct {
-	agentPath, testcaPath string
-	dir                   string // for everything, and gone afterwards
-	began                 time.Time
+	agentPath, testcaPath, templatePath string
+
+	dir   string // for everything, and gone afterwards
+	began time.Time
 }
 
-// perform plays one act.
-func perform(ctx context.Context, play func(context.Context, *stage) error, agentPath, testcaPath string) error {
-	dir, err := os.MkdirTemp("", "certagent-demo-")
-	if err != nil {
+// perform plays one act on a stage that it sets up and clears.
+func perform(ctx context.Context, play func(context.Context, *stage) error, s stage) (err error) {
+	if s.dir, err = os.MkdirTemp("", "certagent-demo-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	return play(ctx, &stage{agentPath: agentPath, testcaPath: testcaPath, dir: dir, began: time.Now()})
+	defer os.RemoveAll(s.dir)
+	s.began = time.Now()
+	return play(ctx, &s)
 }
 
 func (s *stage) say(format string, args ...any) {
@@ -62,13 +66,13 @@ func (s *stage) say(format string, args ...any) {
 }
 
 // start starts the agent with a configuration, in which DIR stands for the directory of the stage.
-func (s *stage) start(configuration string) (*agent, error) {
+func (s *stage) start(configuration string, environment ...string) (*agent, error) {
 	a := &agent{path: s.agentPath, config: filepath.Join(s.dir, "config.toml"), live: filepath.Join(s.dir, "state/certs/device-id/live")}
 	if err := os.WriteFile(a.config, []byte(strings.ReplaceAll(configuration, "DIR", s.dir)), 0o600); err != nil {
 		return nil, err
 	}
 	s.say("starting the agent with this configuration:\n\n%s", indent(configuration))
-	return a, a.start(s.dir)
+	return a, a.start(s.dir, environment...)
 }
 
 func indent(s string) string {

@@ -73,11 +73,6 @@ func (st *stage) startServer(ctx context.Context, listen string, lifetime time.D
 
 // issued waits for a successful request of that kind.
 func (s *server) issued(ctx context.Context, op string, which func(login) bool) (login, error) {
-	return s.issuedWithin(ctx, patience, op, which)
-}
-
-// issuedWithin is issued for what may take longer.
-func (s *server) issuedWithin(ctx context.Context, patience time.Duration, op string, which func(login) bool) (login, error) {
 	timeout := time.After(patience)
 	for {
 		select {
