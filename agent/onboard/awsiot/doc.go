@@ -17,7 +17,7 @@
 // The order for whoever drives it, with s and r read by [ParseState] and [ParseResult]:
 //
 //	step := Next(want, r, s, now)            // nothing to do, or wait until step.At
-//	s = s.Begin(want, step, draw, now)       // stored before the connection, so that a crash counts
+//	s = s.Begin(want, draw, now)             // stored before the connection, so that a crash counts
 //	err := Connect(ctx, options)
 //	s, new := s.After(want, step, err, draw, now)
 //	                                         // where new is not nil it is stored first, then s

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"math/big"
 	"net/http"
+	"regexp"
 	"testing"
 	"time"
 
@@ -191,8 +192,15 @@ func (r *rig) try() (awsiot.State, error) {
 		r.result = result.Bytes()
 	}
 	r.state = state.Bytes()
+	if p := state.Problem; p != nil && glued.MatchString(p.Text+"\n"+p.Hint) {
+		r.Errorf("two texts are glued together: %q, %q", p.Text, p.Hint)
+	}
 	return awsiot.ParseState(r.state), err
 }
+
+// glued is what a text looks like that was made of two without a thought: a sentence that begins with a small letter, or
+// with no blank in front of it.
+var glued = regexp.MustCompile(`\. [a-z]|[a-z)][.;,][A-Z]|  `)
 
 // until tries until nothing is to be done, and returns how often that was.
 func (r *rig) until(most int) (tries int) {

@@ -129,8 +129,9 @@ func (e *Error) problem(dropped int, why Reason) *Problem {
 	p := &Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint}
 	switch {
 	case !errors.Is(e, ErrDropped):
-	case why == Asked: // AWS took this very certificate before
-		p.Hint = "AWS IoT took this certificate before: it may have been deactivated there, or its policy changed. " + p.Hint
+	case why == Asked: // AWS took this very certificate before, so that provisioning has no part in it
+		p.Hint = "AWS IoT took this certificate before: see whether it, or the CA that issued it, was deactivated there since, " +
+			"and whether a policy attached to it still allows iot:Connect for this client id"
 	case dropped < quickTries:
 		p.Code, p.Notice = CodeProvisioning, true
 		p.Text += fmt.Sprintf(" (%d of %d tries)", dropped, quickTries)
