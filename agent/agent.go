@@ -22,6 +22,7 @@ import (
 
 	"certagent/agent/config"
 	"certagent/agent/hook"
+	"certagent/agent/onboard"
 	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
@@ -64,7 +65,7 @@ type Options struct {
 	// Provisional asks a server for CA certificates that are not trusted yet; default est.Provisional.
 	Provisional func(context.Context, est.Options) ([]*x509.Certificate, error)
 	// Clouds opens connections to the cloud that the device certificate is for; default est.Dialer.
-	Clouds CloudDialer
+	Clouds onboard.Dialer
 	// Outputs writes what consumers read; default: export.Writer for the owner of the state directory.
 	Outputs Exporter
 	// Hooks tells consumers of a new certificate; default: hook.Runner without Self, which can reload and restart units only.

@@ -2,23 +2,15 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard"
 	"certagent/agent/status"
 	"certagent/store"
 )
-
-// CloudDialer opens connections to a cloud, through the proxy that is set, and has the TLS settings that go with them;
-// [est.Dialer] is one.
-type CloudDialer interface {
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-	TLSConfig(roots *x509.CertPool, certificate *tls.Certificate) *tls.Config
-}
 
 // cloud is what the device certificate is to be known to, and how far that is: one protocol of agent/onboard, with what is
 // stored of it. It belongs to one goroutine. But for what begin returns it is without I/O and without a clock, so that the
@@ -60,7 +52,7 @@ type errand struct {
 
 // contact is what an errand needs to reach a cloud.
 type contact struct {
-	dialer    CloudDialer
+	dialer    onboard.Dialer
 	userAgent string
 	now       func() time.Time
 }

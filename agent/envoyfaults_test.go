@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 	"certagent/store/durable"
@@ -20,12 +21,12 @@ import (
 // unreliableCloud has every connection to the cloud counted beside the calls on the file system: it may never come about, or
 // break with the first byte.
 type unreliableCloud struct {
-	CloudDialer
+	onboard.Dialer
 	fs *durabletest.FS
 }
 
 func (u unreliableCloud) DialContext(ctx context.Context, network, address string) (c net.Conn, err error) {
-	if fault := u.fs.Do("dial", "the cloud", func() { c, err = u.CloudDialer.DialContext(ctx, network, address) }); fault != nil {
+	if fault := u.fs.Do("dial", "the cloud", func() { c, err = u.Dialer.DialContext(ctx, network, address) }); fault != nil {
 		if c != nil {
 			c.Close()
 		}

@@ -10,17 +10,9 @@ import (
 	"net"
 	"strconv"
 	"time"
-)
 
-// Dialer opens connections, through the proxy that is set, and has the TLS settings that go with them.
-// [certagent/est.Dialer] is one.
-type Dialer interface {
-	// DialContext opens a TCP connection to address, host:port.
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-	// TLSConfig returns new settings for TLS to a service that is verified by roots (nil: the system's) and that is
-	// shown certificate when it asks for one.
-	TLSConfig(roots *x509.CertPool, certificate *tls.Certificate) *tls.Config
-}
+	"certagent/agent/onboard"
+)
 
 // defaultTimeout is longer than AWS takes to say nothing.
 const defaultTimeout = 30 * time.Second
@@ -36,7 +28,7 @@ type Options struct {
 	// Roots verify the endpoint. nil means the system's. EST's anchors have no say here.
 	Roots *x509.CertPool
 
-	Dialer Dialer
+	Dialer onboard.Dialer
 
 	// Timeout bounds the connection, from dialling to the answer. 0 means 30 seconds.
 	Timeout time.Duration

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // ready is why a connection need not be tried, or nil: settings or a certificate that no AWS IoT would take.
@@ -19,7 +21,7 @@ func ready(want Registration, certificate *tls.Certificate, now time.Time) *Erro
 	if err := want.check(); err != nil {
 		return fail(CodeSettings, err, "correct endpoint, client_id and port of [provisioning]")
 	}
-	leaf, err := leafOf(certificate)
+	leaf, err := onboard.Leaf(certificate)
 	if err == nil && Thumbprint(leaf) != want.SHA256 {
 		err = errors.New("the certificate is not the one that is to be made known")
 	}
@@ -36,20 +38,6 @@ func ready(want Registration, certificate *tls.Certificate, now time.Time) *Erro
 			"ECDSA or RSA and SHA-256 or better")
 	}
 	return nil
-}
-
-func leafOf(certificate *tls.Certificate) (*x509.Certificate, error) {
-	switch {
-	case certificate == nil || len(certificate.Certificate) == 0:
-		return nil, errors.New("there is no certificate")
-	case certificate.Leaf != nil:
-		return certificate.Leaf, nil
-	}
-	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
-	if err != nil {
-		return nil, errors.New("the certificate cannot be read")
-	}
-	return leaf, nil
 }
 
 // unsuitable says why AWS IoT takes no certificate like leaf: RSA keys of 2048 bits or more and the curves P-256, P-384

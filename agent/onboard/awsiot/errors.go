@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"certagent/agent/onboard"
 )
 
 // The classes of error: what a caller acts on. Every error of [Connect] that is not its canceled context is an [*Error]
@@ -59,7 +61,7 @@ type Error struct {
 // Error says what happened, to what, and why, in one line.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "connect %s to %s:%d by MQTT: %v", printed(e.Target.ClientID), oneLine(e.Target.Endpoint),
+	fmt.Fprintf(&b, "connect %s to %s:%d by MQTT: %v", onboard.Quote(e.Target.ClientID), onboard.Line(e.Target.Endpoint),
 		e.Target.Port, e.Class)
 	if e.Err != nil {
 		fmt.Fprintf(&b, ": %v", e.Err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+
+	"certagent/agent/onboard"
 )
 
 // The remedies where the wire tells too little.
@@ -43,7 +45,7 @@ func overCertificate(alert int) bool {
 
 // broken is the error of a connection that ended without a CONNACK.
 func (v *visit) broken(err error, overdue bool) *Error {
-	e := &Error{Target: v.o.Registration, Class: ErrUnavailable, Code: CodeUnavailable, Err: errors.New(oneLine(err.Error())),
+	e := &Error{Target: v.o.Registration, Class: ErrUnavailable, Code: CodeUnavailable, Err: errors.New(onboard.Line(err.Error())),
 		Hint: remedyNetwork}
 	is := func(class error, code, hint string) { e.Class, e.Code, e.Hint = class, code, hint }
 	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
@@ -66,12 +68,12 @@ func (v *visit) broken(err error, overdue bool) *Error {
 	case overdue:
 		e.Err = fmt.Errorf("no answer within %s", v.timeout())
 	case v.offered && overCertificate(alert):
-		e.Err = fmt.Errorf("TLS ended over the device's certificate (%s)", oneLine(tls.AlertError(alert).Error()))
+		e.Err = fmt.Errorf("TLS ended over the device's certificate (%s)", onboard.Line(tls.AlertError(alert).Error()))
 		is(ErrDropped, CodeCertificateRefused, remedyRefused)
 	case v.offered && (alert != 0 || hungUp(err)):
 		e.Err = errors.New("after the device's certificate was shown, and without a word")
 		if alert != 0 {
-			e.Err = fmt.Errorf("after the device's certificate was shown (%s)", oneLine(tls.AlertError(alert).Error()))
+			e.Err = fmt.Errorf("after the device's certificate was shown (%s)", onboard.Line(tls.AlertError(alert).Error()))
 		}
 		is(ErrDropped, CodePending, remedyPending)
 	}

@@ -6,10 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"certagent/agent/onboard"
 )
 
 // The ports on which AWS IoT speaks MQTT with client certificates. At 443 that takes [ALPN].
@@ -45,8 +46,8 @@ const maxClientID = 128
 // check says what cannot be used.
 func (a Registration) check() error {
 	switch {
-	case !isHost(a.Endpoint):
-		return fmt.Errorf("the endpoint %s is no complete host name", printed(a.Endpoint))
+	case !onboard.IsHost(a.Endpoint):
+		return fmt.Errorf("the endpoint %s is no complete host name", onboard.Quote(a.Endpoint))
 	case a.Port < 1 || a.Port > 65535:
 		return fmt.Errorf("there is no port %d", a.Port)
 	case a.ClientID == "":
@@ -54,27 +55,9 @@ func (a Registration) check() error {
 	case len(a.ClientID) > maxClientID:
 		return fmt.Errorf("the client id has %d bytes; AWS IoT takes at most %d", len(a.ClientID), maxClientID)
 	case !utf8.ValidString(a.ClientID) || strings.ContainsFunc(a.ClientID, unicode.IsControl):
-		return fmt.Errorf("the client id %s has a character that MQTT does not take", printed(a.ClientID))
+		return fmt.Errorf("the client id %s has a character that MQTT does not take", onboard.Quote(a.ClientID))
 	}
 	return nil
-}
-
-// isHost reports whether s can be the name of an endpoint: letters, digits, dashes and dots (RFC 1123 2.1), and no
-// address, since TLS sends a name only (RFC 6066 3).
-func isHost(s string) bool {
-	if len(s) > 253 || !strings.Contains(s, ".") || net.ParseIP(s) != nil {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.ContainsFunc(label, func(r rune) bool {
-				letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
-				return !letter && r != '-'
-			}) {
-			return false
-		}
-	}
-	return true
 }
 
 // Thumbprint is the SHA256 of a [Registration] for a certificate.

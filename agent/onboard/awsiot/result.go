@@ -1,10 +1,10 @@
 package awsiot
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // resultVersion is the version of the result's form. It is raised when a field changes its meaning or goes away, not
@@ -24,21 +24,13 @@ type Result struct {
 }
 
 // Bytes is the file of r: indented JSON with a newline at its end.
-func (r Result) Bytes() []byte { return encoded(r) }
-
-func encoded(v any) []byte {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		panic(err) // it is made of strings, numbers and times of this era
-	}
-	return append(b, '\n')
-}
+func (r Result) Bytes() []byte { return onboard.Encode(r) }
 
 // ParseResult reads a file of [Result.Bytes]. What is damaged, of another version or incomplete is no result: nil. The
 // device then connects once more, which does no harm.
 func ParseResult(file []byte) *Result {
 	var r Result
-	if !decoded(file, &r) || r.Version != resultVersion || r.check() != nil || !isThumbprint(r.SHA256) || r.Tries < 1 ||
+	if !onboard.Decode(file, &r) || r.Version != resultVersion || r.check() != nil || !isThumbprint(r.SHA256) || r.Tries < 1 ||
 		r.Connected.IsZero() {
 		return nil
 	}
@@ -48,15 +40,4 @@ func ParseResult(file []byte) *Result {
 func isThumbprint(s string) bool {
 	b, err := hex.DecodeString(s)
 	return err == nil && len(b) == 32 && hex.EncodeToString(b) == s
-}
-
-// maxFile bounds what is read back: what we write stays far below it.
-const maxFile = 64 << 10
-
-func decoded(file []byte, v any) bool {
-	if len(file) > maxFile {
-		return false
-	}
-	d := json.NewDecoder(bytes.NewReader(file))
-	return d.Decode(v) == nil && !d.More()
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // stateVersion is the version of the state's form.
@@ -42,13 +44,13 @@ type Problem struct {
 // Bytes is the file of s: indented JSON with a newline at its end.
 func (s State) Bytes() []byte {
 	s.Version = stateVersion
-	return encoded(s)
+	return onboard.Encode(s)
 }
 
 // ParseState reads a file of [State.Bytes]. What is damaged, or of another version, is the zero State.
 func ParseState(file []byte) State {
 	var s State
-	if !decoded(file, &s) || s.Version != stateVersion || s.Tries < 0 || s.Dropped < 0 || s.Failures < 0 {
+	if !onboard.Decode(file, &s) || s.Version != stateVersion || s.Tries < 0 || s.Dropped < 0 || s.Failures < 0 {
 		return State{}
 	}
 	return s

@@ -5,6 +5,8 @@ import (
 	"crypto/x509/pkix"
 	"slices"
 	"strings"
+
+	"certagent/agent/onboard"
 )
 
 // Attribute is an attribute of a subject that a provisioning template can use, by its short name.
@@ -72,7 +74,7 @@ func CheckSubject(leaf *x509.Certificate, asked Subject) *Problem {
 			case len(is) == 0:
 				wrong = append(wrong, string(a.Attribute)+" is missing ("+a.parameter+")")
 			case !slices.Contains(is, value):
-				wrong = append(wrong, string(a.Attribute)+" is "+printed(is[0])+" in place of "+printed(value)+" ("+
+				wrong = append(wrong, string(a.Attribute)+" is "+onboard.Quote(is[0])+" in place of "+onboard.Quote(value)+" ("+
 					a.parameter+")")
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // Answer is what DPS said to a request that it took.
@@ -149,12 +151,12 @@ func assigned(want Registration, a Answer, state *registrationState, came time.T
 	switch {
 	case state == nil:
 		return unusable("the device is assigned, and it does not say to what")
-	case !isHost(state.Hub):
-		return unusable("the name of the hub, %s, is no host name", printed(state.Hub))
+	case !onboard.IsHost(state.Hub):
+		return unusable("the name of the hub, %s, is no host name", onboard.Quote(state.Hub))
 	case !isDeviceID(state.DeviceID):
-		return unusable("the device's name at the hub, %s, is none", printed(state.DeviceID))
+		return unusable("the device's name at the hub, %s, is none", onboard.Quote(state.DeviceID))
 	case state.RegistrationID != "" && !strings.EqualFold(state.RegistrationID, want.RegistrationID):
-		return unusable("it is about another registration id, %s", printed(state.RegistrationID))
+		return unusable("it is about another registration id, %s", onboard.Quote(state.RegistrationID))
 	}
 	a.Operation, a.RetryAfter = "", 0
 	a.Result = &Result{

@@ -14,17 +14,9 @@ import (
 	"net/url"
 	"sync/atomic"
 	"time"
-)
 
-// Dialer opens connections, through the proxy that is set, and has the TLS settings that go with them.
-// [certagent/est.Dialer] is one.
-type Dialer interface {
-	// DialContext opens a TCP connection to address, host:port.
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-	// TLSConfig returns new settings for TLS to a service that is verified by roots (nil: the system's) and that is
-	// shown certificate when it asks for one.
-	TLSConfig(roots *x509.CertPool, certificate *tls.Certificate) *tls.Config
-}
+	"certagent/agent/onboard"
+)
 
 const (
 	apiVersion     = "2021-06-01"
@@ -49,7 +41,7 @@ type Options struct {
 	// each registration.
 	Payload string
 
-	Dialer    Dialer
+	Dialer    onboard.Dialer
 	UserAgent string
 
 	// Timeout bounds one exchange, from dialling to the last byte. 0 means 30 seconds.
@@ -178,7 +170,7 @@ func (c *Client) request(step Step) (*http.Request, error) {
 	if err := want.check(); err != nil {
 		return fail(CodeSettings, err, "correct [provisioning] in the configuration")
 	}
-	leaf, err := leafOf(c.o.Certificate)
+	leaf, err := onboard.Leaf(c.o.Certificate)
 	if err == nil && Thumbprint(leaf) != want.SHA256 {
 		err = errors.New("the certificate is not the one that is to be registered")
 	}
@@ -213,7 +205,7 @@ func (c *Client) request(step Step) (*http.Request, error) {
 		path = append(path, step.Operation)
 		method = http.MethodGet
 	default:
-		return fail(CodeSettings, fmt.Errorf("there is no step %s", printed(string(step.Do))), "")
+		return fail(CodeSettings, fmt.Errorf("there is no step %s", onboard.Quote(string(step.Do))), "")
 	}
 	target, err := url.Parse(want.Endpoint)
 	if err != nil {
@@ -233,20 +225,6 @@ func (c *Client) request(step Step) (*http.Request, error) {
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", c.o.UserAgent) // an empty one is left out
 	return request, nil
-}
-
-func leafOf(certificate *tls.Certificate) (*x509.Certificate, error) {
-	switch {
-	case certificate == nil || len(certificate.Certificate) == 0:
-		return nil, errors.New("there is no certificate")
-	case certificate.Leaf != nil:
-		return certificate.Leaf, nil
-	}
-	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
-	if err != nil {
-		return nil, errors.New("the certificate cannot be read")
-	}
-	return leaf, nil
 }
 
 // roundTrip sends request and reads the answer as far as it may go.

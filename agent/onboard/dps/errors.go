@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // The classes of error: what a caller acts on. Every error of [Client.Exchange] that is not its canceled context is an
@@ -78,8 +80,8 @@ func (e *Error) Error() string {
 	if e.Do == Poll {
 		what = "ask for the registration of"
 	}
-	fmt.Fprintf(&b, "%s %s at %s (ID scope %s): %v", what, printed(e.Target.RegistrationID), e.Target.place(),
-		shorten(e.Target.IDScope), e.Class)
+	fmt.Fprintf(&b, "%s %s at %s (ID scope %s): %v", what, onboard.Quote(e.Target.RegistrationID), e.Target.place(),
+		onboard.Line(e.Target.IDScope), e.Class)
 	var numbers []string
 	if e.Status != 0 {
 		numbers = append(numbers, "HTTP "+strconv.Itoa(e.Status))

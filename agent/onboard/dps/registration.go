@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // Registration says what is registered, and where. Two are of one device if they differ in SHA256 alone.
@@ -35,7 +37,7 @@ func (a Registration) place() string {
 	if err != nil {
 		return "an endpoint that is no URL"
 	}
-	return printable(u.Scheme + "://" + u.Host)
+	return onboard.Printable(u.Scheme + "://" + u.Host)
 }
 
 // check says what no service would take.
@@ -46,7 +48,7 @@ func (a Registration) check() error {
 		return errors.New("the endpoint must be https://host[:port], without a path") // not quoted: it may hold a login
 	}
 	if !isSegment(a.IDScope) {
-		return fmt.Errorf("%s is no ID scope: it is letters and digits, as in 0ne00A1B2C3", printed(a.IDScope))
+		return fmt.Errorf("%s is no ID scope: it is letters and digits, as in 0ne00A1B2C3", onboard.Quote(a.IDScope))
 	}
 	return CheckRegistrationID(a.RegistrationID)
 }
@@ -65,9 +67,9 @@ func CheckRegistrationID(id string) error {
 		return fmt.Errorf("the registration id has %d characters; DPS takes at most %d", len(id), maxIdentifier)
 	case strings.ContainsFunc(id, notIdentifier):
 		return fmt.Errorf("the registration id %s has a character that is no letter, digit, dash, dot, underscore or colon",
-			printed(id))
+			onboard.Quote(id))
 	case strings.ContainsRune("._:", rune(id[len(id)-1])):
-		return fmt.Errorf("the registration id %s ends with %q; DPS wants a letter, a digit or a dash there", printed(id),
+		return fmt.Errorf("the registration id %s ends with %q; DPS wants a letter, a digit or a dash there", onboard.Quote(id),
 			id[len(id)-1])
 	}
 	return nil
@@ -98,7 +100,7 @@ func (want Registration) fits(leaf *x509.Certificate, now time.Time) *Error {
 		return &Error{
 			Code: CodeRegistrationID, Class: ErrDevice,
 			Err: fmt.Errorf("the certificate's common name is %s: DPS knows a device by that, and takes no other "+
-				"registration id", printed(leaf.Subject.CommonName)),
+				"registration id", onboard.Quote(leaf.Subject.CommonName)),
 			Hint: "have a certificate issued for the registration id (certagent does so by itself where the EST " +
 				"server lets it), or set registration_id to the common name",
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // shown is what is known of the certificate that came with a request: what a remedy for a refusal can go by, since the
@@ -83,10 +85,10 @@ func (s shown) remedy(want Registration, why Reason) string {
 			"nothing at renewals; " + group + ", and the CA may have changed" + both
 	case s.chain == 1:
 		group += fmt.Sprintf("; the device showed its own certificate alone, so that must be the CA which issued it, "+
-			"%s: for a root above that, have the EST server send the intermediate certificates", printed(s.issuer))
+			"%s: for a root above that, have the EST server send the intermediate certificates", onboard.Quote(s.issuer))
 	default:
 		group += fmt.Sprintf("; it must be one of those that issued the %d certificates shown (the first by %s)",
-			s.chain, printed(s.issuer))
+			s.chain, onboard.Quote(s.issuer))
 	}
 	return group + "; " + individual + both
 }
@@ -103,7 +105,7 @@ func disabled(e *Error) *Error {
 func (a Answer) endless(want Registration, step Step, going time.Duration) *Error {
 	return &Error{
 		Do: step.Do, Target: want, Class: ErrUnavailable, Code: CodeEndless, Status: a.HTTP,
-		Err:  fmt.Errorf("its status is %s for %s", printed(a.Status), going.Round(time.Second)),
+		Err:  fmt.Errorf("its status is %s for %s", onboard.Quote(a.Status), going.Round(time.Second)),
 		Hint: "see the allocation policy and the hubs of the enrolment; the device begins anew",
 	}
 }

@@ -1,10 +1,10 @@
 package dps
 
 import (
-	"bytes"
-	"encoding/json"
 	"strings"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // resultVersion is the version of the result's form. It is raised when a field changes its meaning or goes away, not
@@ -34,51 +34,17 @@ type Result struct {
 }
 
 // Bytes is the file of r: indented JSON with a newline at its end.
-func (r Result) Bytes() []byte { return encoded(r) }
-
-func encoded(v any) []byte {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		panic(err) // it is made of strings, numbers and times of this era
-	}
-	return append(b, '\n')
-}
+func (r Result) Bytes() []byte { return onboard.Encode(r) }
 
 // ParseResult reads a file of [Result.Bytes]. What is damaged, of another version or incomplete is no result: nil. The
 // device then registers once more, which does no harm, and believes nothing that it would not have written itself.
 func ParseResult(file []byte) *Result {
 	var r Result
-	if !decoded(file, &r) || r.Version != resultVersion || !isHost(r.Hub) || !isDeviceID(r.DeviceID) || r.SHA256 == "" ||
+	if !onboard.Decode(file, &r) || r.Version != resultVersion || !onboard.IsHost(r.Hub) || !isDeviceID(r.DeviceID) || r.SHA256 == "" ||
 		r.check() != nil {
 		return nil
 	}
 	return &r
-}
-
-// maxFile bounds what is read back: what we write stays far below it.
-const maxFile = 64 << 10
-
-func decoded(file []byte, v any) bool {
-	if len(file) > maxFile {
-		return false
-	}
-	d := json.NewDecoder(bytes.NewReader(file))
-	return d.Decode(v) == nil && !d.More()
-}
-
-// isHost reports whether s can be the name of a hub: letters, digits, dashes and dots (RFC 1123 2.1). Applications
-// connect to it, so nothing that could be read as a URL, a path or an option may pass for one.
-func isHost(s string) bool {
-	if len(s) > 253 || !strings.Contains(s, ".") {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.ContainsFunc(label, func(r rune) bool { return r != '-' && notLetterOrDigit(r) }) {
-			return false
-		}
-	}
-	return true
 }
 
 func notLetterOrDigit(r rune) bool { return notIdentifier(r) || strings.ContainsRune("-._:", r) }

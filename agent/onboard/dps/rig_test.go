@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 	"certagent/est"
@@ -115,7 +116,7 @@ type rig struct {
 	clock  *clock
 	ca     *ca // enrolled as a group by whoever wants that
 	server *dpstest.Server
-	dialer dps.Dialer
+	dialer onboard.Dialer
 	o      dps.Options
 	draw   float64
 

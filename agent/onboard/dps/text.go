@@ -3,46 +3,14 @@ package dps
 import (
 	"encoding/json"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"certagent/agent/onboard"
 )
-
-// detailLimit bounds a text of somebody else's that becomes part of an error, in bytes.
-const detailLimit = 300
-
-// printed is a value as it may stand in an error: bounded, in quotes.
-func printed(s string) string { return strconv.Quote(shorten(s)) }
-
-func shorten(s string) string {
-	if len(s) <= detailLimit {
-		return s
-	}
-	cut := detailLimit
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "…"
-}
 
 // quote is what of text may be kept: one printable line, bounded, and nothing of secrets in it.
 func quote(text string, secrets []string) string {
-	return shorten(blot(printable(blot(text, secrets)), secrets))
-}
-
-// printable is text as one line without anything that a terminal or a log would act on.
-func printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case r == utf8.RuneError, !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, text)
-	return strings.Join(strings.Fields(text), " ")
+	return onboard.Line(blot(onboard.Printable(blot(text, secrets)), secrets))
 }
 
 func blot(text string, secrets []string) string {
