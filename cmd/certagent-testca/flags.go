@@ -40,9 +40,9 @@ can log in asks for. A certificate of its own, or the password, is a login.
                          tutorial's server does
   --bootstrap            write DIR/bootstrap.pem and DIR/bootstrap.key.pem: a
                          login valid for 10 years
-  --verification CODE    write DIR/verification.pem, the proof of having the CA's
-                         key that is asked for where a CA is registered (AWS
-                         IoT: get-registration-code), and end
+  --verification CODE    write DIR/verification.pem, the proof of having the
+                         CA's key that is asked for where a CA is registered
+                         (AWS IoT: get-registration-code), and end
   --version              print the version
   --help                 print this
 
