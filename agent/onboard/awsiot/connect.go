@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"time"
@@ -70,9 +69,9 @@ func Connect(ctx context.Context, o Options) error {
 // visit is one connection, and how far it came.
 type visit struct {
 	o       Options
+	dialled bool // there is a TCP connection
 	asked   bool // the endpoint, verified by then, asked for a client certificate
 	offered bool // and was given ours
-	up      bool // the handshake is done, as far as this side knows
 }
 
 // connect is the whole of it. It does not judge.
@@ -83,6 +82,7 @@ func (v *visit) connect(ctx context.Context) (connack, error) {
 		return connack{}, err
 	}
 	defer raw.Close()
+	v.dialled = true
 	// Whatever the other side does or does not, nothing here waits for longer than ctx.
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -103,12 +103,12 @@ func (v *visit) connect(ctx context.Context) (connack, error) {
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return connack{}, err
 	}
-	if v.up = true; !v.offered {
+	if !v.offered {
 		return connack{}, errNoCertificate // a yes would say nothing about the certificate
 	}
-	if _, err := secured.Write(connectPacket(want.ClientID)); err != nil {
-		return connack{}, v.said(secured, err)
-	}
+	// Why writing fails is said by what there is to read: a refusal of the certificate comes after the handshake of TLS 1.3,
+	// and says more than the broken pipe that it leaves.
+	secured.Write(connectPacket(want.ClientID))
 	answer, err := readConnack(secured)
 	if err == nil && answer.reason == 0 {
 		// The rest is courtesy: what is to be known is known.
@@ -120,15 +120,6 @@ func (v *visit) connect(ctx context.Context) (connack, error) {
 }
 
 var errNoCertificate = errors.New("it did not take the device's certificate")
-
-// said is why writing failed: under TLS 1.3 a refusal of the certificate comes after the handshake, and says more than
-// the broken pipe that it leaves.
-func (v *visit) said(c io.Reader, writing error) error {
-	if _, err := c.Read(make([]byte, 1)); err != nil && alertOf(err) != 0 {
-		return err
-	}
-	return writing
-}
 
 // alertOf is the number of the TLS alert that the other side sent (RFC 8446 6), or 0. crypto/tls has no way to it
 // (Go 1.26), but the text of an AlertError is that of its error.

@@ -59,17 +59,21 @@ func TestWaits(t *testing.T) {
 	s, ms := time.Second, time.Millisecond
 	for _, test := range []struct {
 		what        string
+		why         awsiot.Reason
 		err         *awsiot.Error
 		least, most []time.Duration
 	}{
-		{"dropped", dropped,
+		{"dropped", awsiot.Renewed, dropped,
 			[]time.Duration{200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms,
 				30 * s, 60 * s, 120 * s, 240 * s, 480 * s, 960 * s, 1800 * s, 1800 * s},
 			[]time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s, 60 * s, 60 * s,
 				90 * s, 180 * s, 360 * s, 720 * s, 1440 * s, 2880 * s, 5400 * s, 5400 * s}},
-		{"denied", denied, []time.Duration{30 * s, 60 * s, 120 * s, 240 * s, 480 * s, 960 * s, 1800 * s, 1800 * s},
+		{"denied, but new", awsiot.Renewed, denied,
+			[]time.Duration{200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 30 * s, 60 * s},
+			[]time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s, 60 * s, 60 * s, 90 * s, 180 * s}},
+		{"denied", awsiot.Changed, denied, []time.Duration{30 * s, 60 * s, 120 * s, 240 * s, 480 * s, 960 * s, 1800 * s, 1800 * s},
 			[]time.Duration{90 * s, 180 * s, 360 * s, 720 * s, 1440 * s, 2880 * s, 5400 * s, 5400 * s}},
-		{"network", network, []time.Duration{5 * s, 15 * s, 45 * s, 135 * s, 405 * s, 1215 * s, 1800 * s, 1800 * s},
+		{"network", awsiot.Unknown, network, []time.Duration{5 * s, 15 * s, 45 * s, 135 * s, 405 * s, 1215 * s, 1800 * s, 1800 * s},
 			[]time.Duration{15 * s, 45 * s, 135 * s, 405 * s, 1215 * s, 3645 * s, 5400 * s, 5400 * s}},
 	} {
 		for _, draw := range []float64{0, 1 - 1e-12} {
@@ -80,7 +84,7 @@ func TestWaits(t *testing.T) {
 			var state awsiot.State
 			for i := range want {
 				state = state.Begin(registration, draw, now)
-				state, _ = state.After(registration, awsiot.Step{Why: awsiot.Unknown}, test.err, draw, now)
+				state, _ = state.After(registration, awsiot.Step{Why: test.why}, test.err, draw, now)
 				if got := state.NextTry.Sub(now).Round(ms); got != want[i] {
 					t.Errorf("%s, draw %g, failure %d: %s, want %s", test.what, draw, i+1, got, want[i])
 				}

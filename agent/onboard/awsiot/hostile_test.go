@@ -71,14 +71,7 @@ func endpoint(t *testing.T, settings *tls.Config, serve func(*tls.Conn)) string 
 
 // Whatever an endpoint does that everybody trusts, the device neither hangs nor takes it for a yes.
 func TestHostileEndpoint(t *testing.T) {
-	ca := newCA(t, "Amazon")
-	key := newKey(t)
-	template := device(name("CN", awstest.DefaultEndpoint))
-	template.DNSNames, template.ExtKeyUsage = []string{awstest.DefaultEndpoint}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	pair := tls.Certificate{Certificate: [][]byte{ca.sign(t, template, key.Public()).Raw}, PrivateKey: key}
-	roots := x509.NewCertPool()
-	roots.AddCert(ca.cert)
-
+	pair, roots := amazon(t)
 	says := func(answer string) func(*tls.Conn) {
 		return func(c *tls.Conn) {
 			c.Read(make([]byte, 1024)) // CONNECT
@@ -125,7 +118,13 @@ func TestHostileEndpoint(t *testing.T) {
 			awsiot.ErrBadResponse, awsiot.CodeBadResponse, "properties"},
 		{"256 MiB", asking, says("\x20\xff\xff\xff\x7f" + long),
 			awsiot.ErrBadResponse, awsiot.CodeBadResponse, "too long"},
-		{"a length without end", asking, says("\x20\x80\x80\x80\x80\x80\x80"),
+		{"9 KiB", asking, says("\x20\x80\x48" + long),
+			awsiot.ErrBadResponse, awsiot.CodeBadResponse, "too long"},
+		{"no body", asking, says("\x20\x00"), awsiot.ErrBadResponse, awsiot.CodeBadResponse, "flags"},
+		{"half a body", asking, says("\x20\x01\x00"), awsiot.ErrBadResponse, awsiot.CodeBadResponse, "flags"},
+		{"a code of MQTT 3 in MQTT 5", asking, says("\x20\x03\x00\x05\x00"),
+			awsiot.ErrBadResponse, awsiot.CodeBadResponse, "reason code is 0x05"},
+		{"a length without end", asking, says("\x20\x80\x80\x80\x80\x00"),
 			awsiot.ErrBadResponse, awsiot.CodeBadResponse, "length has no end"},
 		{"a web server", asking, says("HTTP/1.1 400 Bad Request\r\n\r\n"),
 			awsiot.ErrBadResponse, awsiot.CodeBadResponse, "no CONNACK"},
@@ -170,7 +169,7 @@ func TestHostileEndpoint(t *testing.T) {
 			if !strings.Contains(err.Error(), test.text) || len(err.Error()) > 600 || r.result != nil {
 				t.Errorf("%v, want %q", err, test.text)
 			}
-			if (s.Dropped > 0) != (test.class == awsiot.ErrDropped) {
+			if (s.Dropped > 0) != (test.class == awsiot.ErrDropped || test.class == awsiot.ErrDenied) {
 				t.Errorf("%+v", s)
 			}
 		})
@@ -187,7 +186,11 @@ func TestBrokenBeforeTheCertificate(t *testing.T) {
 		{"the end", "", awsiot.ErrUnavailable, awsiot.CodeUnavailable},
 		{"no TLS", "HTTP/1.1 400 Bad Request\r\n\r\n", awsiot.ErrBadResponse, awsiot.CodeBadResponse},
 		{"an alert", "\x15\x03\x03\x00\x02\x02\x70", awsiot.ErrBadResponse, awsiot.CodeBadResponse}, // unrecognized_name
-		{"an alert over a certificate", "\x15\x03\x03\x00\x02\x02\x2a", awsiot.ErrUnavailable, awsiot.CodeUnavailable},
+		{"an alert over a certificate", "\x15\x03\x03\x00\x02\x02\x2a", awsiot.ErrBadResponse, awsiot.CodeBadResponse},
+		{"TLS of another age", "\x15\x03\x01\x00\x02\x02\x46", awsiot.ErrBadResponse, awsiot.CodeBadResponse}, // protocol_version
+		{"rubbish in TLS", "\x16\x03\x03\x00\x04\x63\x00\x00\x00", awsiot.ErrBadResponse, awsiot.CodeBadResponse},
+		{"rubbish in a record that is no handshake", "\x17\x03\x03\x00\x04\x63\x00\x00\x00", awsiot.ErrBadResponse,
+			awsiot.CodeBadResponse},
 	} {
 		r := newRig(t, awstest.Options{}, jitp())
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -250,6 +253,27 @@ func (n *nobody) DialContext(context.Context, string, string) (net.Conn, error) 
 	return nil, errors.New("no")
 }
 
+// What AWS IoT takes is not refused before dialling.
+func TestTaken(t *testing.T) {
+	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521(), nil} {
+		var key crypto.Signer
+		var err error
+		if key, err = rsa.GenerateKey(rand.Reader, 2048); curve != nil {
+			key, err = ecdsa.GenerateKey(curve, rand.Reader)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, awstest.Options{}, jitp())
+		leaf := r.ca.sign(t, device(gateway()), key.Public())
+		r.o.Certificate = &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+		r.o.Registration.SHA256 = awsiot.Thumbprint(leaf)
+		if tries := r.until(2); tries != 2 {
+			t.Errorf("%v: %d tries", leaf.PublicKeyAlgorithm, tries)
+		}
+	}
+}
+
 // What no AWS IoT takes is said before anybody is dialled, with the reason.
 func TestRefusedBeforeDialling(t *testing.T) {
 	_, edKey, err := ed25519.GenerateKey(rand.Reader)
@@ -289,6 +313,10 @@ func TestRefusedBeforeDialling(t *testing.T) {
 			leaf, _ := x509.ParseCertificate(der)
 			o.Registration.SHA256 = awsiot.Thumbprint(leaf)
 		}, awsiot.CodeKey, "signed the certificate with Ed25519"},
+		{"signed with SHA-1", p521, func(o *awsiot.Options) { o.Certificate.Leaf.SignatureAlgorithm = x509.ECDSAWithSHA1 },
+			awsiot.CodeKey, "signed the certificate with ECDSA-SHA1"},
+		{"signed with RSA and SHA-1", p521, func(o *awsiot.Options) { o.Certificate.Leaf.SignatureAlgorithm = x509.SHA1WithRSA },
+			awsiot.CodeKey, "signed the certificate with SHA1-RSA"},
 		{"no certificate", p521, func(o *awsiot.Options) { o.Certificate = nil }, awsiot.CodeCertificate, "no certificate"},
 		{"another certificate", p521, func(o *awsiot.Options) { o.Registration.SHA256 = strings.Repeat("0a", 32) },
 			awsiot.CodeCertificate, "not the one"},

@@ -15,8 +15,9 @@ import (
 const keepAlive = 30
 
 // sessionKept is for how long the broker keeps a session that an application has under our client id, in seconds, should
-// the application not come back and set its own. It is what AWS IoT does without being asked.
-const sessionKept = 3600
+// the application not come back and set its own: seven days, the most that AWS IoT grants. An account that grants less has
+// the last word (3.2.2.3.2).
+const sessionKept = 7 * 24 * 3600
 
 // connectPacket is a CONNECT (3.1) of clientID without user, password or will. It does not start clean, and wants the
 // session kept: an application's own session under this client id, with its subscriptions and what waits for it, must

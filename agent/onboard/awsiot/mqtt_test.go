@@ -15,9 +15,9 @@ func TestPackets(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		"CONNECT": {connectPacket("gw-1"), "10 16 0004 4d515454 05 00 001e 05 11 00000e10 0004 67772d31"},
+		"CONNECT": {connectPacket("gw-1"), "10 16 0004 4d515454 05 00 001e 05 11 00093a80 0004 67772d31"},
 		"CONNECT whose length takes two bytes": {connectPacket(strings.Repeat("x", 128)),
-			"10 9201 0004 4d515454 05 00 001e 05 11 00000e10 0080" + strings.Repeat("78", 128)},
+			"10 9201 0004 4d515454 05 00 001e 05 11 00093a80 0080" + strings.Repeat("78", 128)},
 		"DISCONNECT that ends its own session":       {disconnectPacket(false), "e0 07 00 05 11 00000000"},
 		"DISCONNECT that leaves an application's be": {disconnectPacket(true), "e0 00"},
 	} {
@@ -47,4 +47,24 @@ func FuzzReadConnack(f *testing.F) {
 			t.Errorf("% x is a yes", data)
 		}
 	})
+}
+
+// Each reason code that a broker can refuse with (MQTT 5, table 3-1; MQTT 3.1.1, table 3.1) has one meaning, and any other is
+// no answer of AWS IoT.
+func TestReasonCodes(t *testing.T) {
+	for reason := range 256 {
+		want := CodeBadResponse
+		switch reason {
+		case 0x85, 0x86, 0x87, 0x8A, 0x8C, 2, 4, 5:
+			want = CodeDenied
+		case 0x89, 0x97, 0x9F:
+			want = CodeThrottled
+		case 0x80, 0x83, 0x88, 3:
+			want = CodeUnavailable
+		}
+		e := (&visit{}).refused(byte(reason))
+		if e.Code != want || e.Hint == "" || e.Reason != byte(reason) || !strings.Contains(e.Error(), "(CONNACK reason code 0x") {
+			t.Errorf("%#02x: %#v", reason, e)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"syscall"
 
 	"certagent/agent/onboard"
@@ -14,27 +15,22 @@ import (
 const (
 	remedyPending = "the wire does not tell these apart. AWS is still provisioning the certificate, or could not: see " +
 		"whether it is PENDING_ACTIVATION there, and in CloudTrail what became of RegisterThing (throttled; an attribute of " +
-		"the template that the subject lacks; a thing that exists, without OverrideSettings; a role without " +
-		"AWSIoTThingsRegistration). Or it was deactivated. Or it is ACTIVE, and its policy does not allow iot:Connect for " +
+		"the template that the subject lacks; a common name with a dot or a value with a blank, which things cannot have; " +
+		"a thing that exists, without OverrideSettings; a role without AWSIoTThingsRegistration). Or it was deactivated. Or it is ACTIVE, and its policy does not allow iot:Connect for " +
 		"this client id"
 	remedyRefused = "register the CA that issued it in this account and region, ACTIVE and with auto-registration, and see " +
 		"that the certificate is not INACTIVE or REVOKED there; while a certificate is being provisioned AWS may end TLS, too"
 	remedyDenied = "see at AWS that the certificate is ACTIVE, and that a policy attached to it allows iot:Connect for the " +
-		"resource client/CLIENT-ID with this client id; with just-in-time registration, that the rule has attached it"
+		"resource client/CLIENT-ID with this client id; with just-in-time registration, that the rule has attached it. A new " +
+		"certificate may be refused until that was done"
 	remedyNetwork = "check the network, HTTPS_PROXY, and endpoint and port in [provisioning] (443 where 8883 is " +
 		"blocked); it is tried again"
 	remedyEndpoint = "endpoint in [provisioning] must be what aws iot describe-endpoint --endpoint-type iot:Data-ATS says, " +
 		"whole; if a proxy ends TLS on the way, have it pass TLS through"
 )
 
-// TLS alerts (RFC 8446 6, RFC 6066 3, RFC 7301 3.2).
-const (
-	alertUnrecognizedName      = 112
-	alertNoApplicationProtocol = 120
-)
-
-// overCertificate reports whether an alert is about the client certificate: bad_certificate to certificate_unknown,
-// unknown_ca, access_denied, decrypt_error, certificate_required.
+// overCertificate reports whether a TLS alert (RFC 8446 6) is about the client certificate: bad_certificate to
+// certificate_unknown, unknown_ca, access_denied, decrypt_error, certificate_required.
 func overCertificate(alert int) bool {
 	switch alert {
 	case 42, 43, 44, 45, 46, 48, 49, 51, 116:
@@ -49,38 +45,41 @@ func (v *visit) broken(err error, overdue bool) *Error {
 		Hint: remedyNetwork}
 	is := func(class error, code, hint string) { e.Class, e.Code, e.Hint = class, code, hint }
 	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
-	_, record := errors.AsType[tls.RecordHeaderError](err)
 	alert := alertOf(err)
+	ended := alert != 0 || hungUp(err)
 	switch {
 	case verification:
 		is(ErrUntrusted, CodeUntrusted, "install the system's CA certificates (package ca-certificates; Amazon Root CA 1 to 4 "+
 			"are among them), or name the CA behind the endpoint in trusted_certs of [provisioning]; trusted_certs of EST do "+
 			"not count here")
-	case errors.Is(err, errNoCertificate) && v.asked:
+	case overdue:
+		e.Err = fmt.Errorf("no answer within %s", v.o.Timeout)
+	case v.asked && !v.offered && (ended || errors.Is(err, errNoCertificate)):
+		e.Err = errNoCertificate
 		is(ErrDevice, CodeKey, `the endpoint takes no signature that this key can make: take key = "ec-p256" or "rsa-2048"`)
 	case errors.Is(err, errNoCertificate):
 		e.Err = errors.New("it did not ask for the device's certificate")
 		is(ErrBadResponse, CodeBadResponse, remedyEndpoint)
-	case record, errors.Is(err, errNotMQTT):
-		is(ErrBadResponse, CodeBadResponse, remedyEndpoint)
-	case alert == alertUnrecognizedName, alert == alertNoApplicationProtocol:
-		is(ErrBadResponse, CodeBadResponse, remedyEndpoint)
-	case overdue:
-		e.Err = fmt.Errorf("no answer within %s", v.timeout())
 	case v.offered && overCertificate(alert):
 		e.Err = fmt.Errorf("TLS ended over the device's certificate (%s)", onboard.Line(tls.AlertError(alert).Error()))
 		is(ErrDropped, CodeCertificateRefused, remedyRefused)
-	case v.offered && (alert != 0 || hungUp(err)):
+	case v.offered && ended:
 		e.Err = errors.New("after the device's certificate was shown, and without a word")
 		if alert != 0 {
 			e.Err = fmt.Errorf("after the device's certificate was shown (%s)", onboard.Line(tls.AlertError(alert).Error()))
 		}
 		is(ErrDropped, CodePending, remedyPending)
+	case v.dialled && !ofTheWay(err):
+		is(ErrBadResponse, CodeBadResponse, remedyEndpoint) // no TLS that we speak, or no MQTT
 	}
 	return e
 }
 
-func (v *visit) timeout() string { return v.o.Timeout.String() }
+// ofTheWay reports whether err is one of the way to the endpoint, and not of what it says.
+func ofTheWay(err error) bool {
+	operation, ok := errors.AsType[*net.OpError](err)
+	return hungUp(err) || ok && operation.Op != "remote error" && operation.Op != "local error" // TLS alerts of either side
+}
 
 // hungUp reports whether the other side closed the connection, in whichever way.
 func hungUp(err error) bool {

@@ -23,8 +23,8 @@ type State struct {
 	// Began is when it was first tried, and Tries how often.
 	Began time.Time `json:"began,omitzero"`
 	Tries int       `json:"tries"`
-	// Dropped counts the connections in a row that AWS ended without an answer. Failures counts the other failures since,
-	// with one try that has begun and is not known to have ended.
+	// Dropped counts the connections in a row that AWS ended without an answer, or by a refusal of a certificate that it
+	// never took. Failures counts the other failures since, with one try that has begun and is not known to have ended.
 	Dropped  int       `json:"dropped"`
 	Failures int       `json:"failures"`
 	LastTry  time.Time `json:"last_try,omitzero"`
@@ -65,6 +65,7 @@ func (s State) Ask() State {
 // about is s as far as it holds for want: tries with another certificate, or at another endpoint, say nothing of this.
 func (s State) about(want Registration) State {
 	if s.Of.same(want) {
+		s.Of = want // an endpoint in other letters
 		return s
 	}
 	return State{Version: s.Version, Again: s.Again, Of: want}
@@ -114,7 +115,10 @@ func (s State) After(want Registration, step Step, err error, draw float64, now 
 		r := &Result{Version: resultVersion, Registration: want, Connected: now, Began: s.Began, Tries: max(1, s.Tries)}
 		return State{Of: want, Began: s.Began, Tries: s.Tries, LastTry: s.LastTry}, r
 	}
-	if s.Failures = failures + 1; errors.Is(e, ErrDropped) {
+	// Between a certificate and its policy there may be a moment, which a refusal in words does not tell from a policy that
+	// is wrong: it is told, and the tries stay quick.
+	fresh := step.Why == Unknown || step.Why == Renewed
+	if s.Failures = failures + 1; errors.Is(e, ErrDropped) || errors.Is(e, ErrDenied) && fresh {
 		s.Dropped, s.Failures = s.Dropped+1, 0
 	}
 	s.NextTry = now.Add(delay(e.Class, s.Dropped, s.Failures, draw))

@@ -165,11 +165,79 @@ func TestRegistrationByARule(t *testing.T) {
 	if e.CertificateID != r.id() || e.CertificateStatus != awstest.PendingActivation || len(events) > 0 {
 		t.Fatalf("%+v, and %d more", e, len(events))
 	}
-	if err := r.server.SetStatus(e.CertificateID, awstest.Active); err != nil {
-		t.Fatal(err)
+	for _, err := range []error{r.server.AttachPolicy(e.CertificateID), r.server.SetStatus(e.CertificateID, awstest.Active)} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	if tries := r.until(1); tries != 1 {
 		t.Errorf("%d tries", tries)
+	}
+}
+
+// The rule activates first, and attaches the policy a moment later: what AWS says in between is told, and does not slow down
+// the tries of a certificate that is new.
+func TestPolicyComesLater(t *testing.T) {
+	r := newRig(t, awstest.Options{}, nil)
+	r.try()
+	if err := r.server.SetStatus(r.id(), awstest.Active); err != nil {
+		t.Fatal(err)
+	}
+	for try := 2; try <= 4; try++ {
+		s, err := r.try()
+		is(t, err, awsiot.ErrDenied, awsiot.CodeDenied)
+		if s.Problem.Code != awsiot.CodeDenied || s.Problem.Notice || s.Dropped != try || s.NextTry.Sub(r.now) > 8*time.Second {
+			t.Errorf("try %d: %+v", try, s)
+		}
+	}
+	if err := r.server.AttachPolicy(r.id()); err != nil {
+		t.Fatal(err)
+	}
+	r.until(1)
+}
+
+// A common name that is none of a thing's is not told from other reasons by the wire, but by the hint.
+func TestNameThatThingsDoNotHave(t *testing.T) {
+	r := newRig(t, awstest.Options{}, jitp())
+	r.renew(name("CN", "gw-1.example.com", "C", "JP", "serialNumber", "0001"))
+	r.o.Registration.ClientID = "gw-1.example.com"
+	for range 10 {
+		r.try()
+	}
+	if c := r.server.Certificate(r.id()); !strings.Contains(c.Failure, `cannot be called "gw-1.example.com"`) {
+		t.Errorf("%+v", c)
+	}
+	if p := awsiot.ParseState(r.state).Problem; !strings.Contains(p.Hint, "a common name with a dot") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// An application has the device's own client id, and the agent one of its own, which the policy allows: no session is shared.
+func TestClientIDOfItsOwn(t *testing.T) {
+	r := newRig(t, awstest.Options{Suffix: "-certagent"}, jitp())
+	r.o.Registration.ClientID = "gw-1-certagent"
+	if tries := r.until(2); tries != 2 {
+		t.Errorf("%d tries", tries)
+	}
+	if got := awsiot.ParseResult(r.result).ClientID; got != "gw-1-certagent" {
+		t.Errorf("%s", got)
+	}
+	r.renew(gateway())
+	r.until(2)
+	r.o.Registration.ClientID = "gw-1-somebody"
+	_, err := r.try()
+	is(t, err, awsiot.ErrDenied, awsiot.CodeDenied)
+}
+
+// A result, and the tries, are those of an endpoint in whatever letters it is written.
+func TestEndpointInOtherLetters(t *testing.T) {
+	now := time.Now()
+	s, _ := awsiot.State{}.Begin(registration, .5, now).After(registration, awsiot.Step{Why: awsiot.Unknown},
+		&awsiot.Error{Class: awsiot.ErrDropped, Code: awsiot.CodePending}, .5, now)
+	want := registration
+	want.Endpoint = strings.ToUpper(want.Endpoint)
+	if s = s.Begin(want, .5, now); s.Of != want || s.Tries != 2 || s.Dropped != 1 {
+		t.Errorf("%+v", s)
 	}
 }
 

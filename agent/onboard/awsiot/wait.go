@@ -24,13 +24,13 @@ const (
 )
 
 // delay is the wait after a failure of class, when so many connections in a row were dropped, and so many tries failed in
-// other ways since. draw is in [0, 1).
+// other ways since: none of them means that this one was dropped. draw is in [0, 1).
 func delay(class error, dropped, failures int, draw float64) time.Duration {
 	switch {
-	case errors.Is(class, ErrDropped) && dropped < quickTries:
+	case failures == 0 && dropped < quickTries:
 		wait := grown(firstQuickWait, 2, longestQuickWait, dropped)
 		return max(leastQuickWait, time.Duration(draw*float64(wait)))
-	case errors.Is(class, ErrDropped):
+	case failures == 0:
 		return around(grown(firstSlowWait, 2, longestSlowWait, dropped-quickTries+1), draw)
 	case errors.Is(class, ErrUnavailable):
 		return around(grown(firstWait, waitGrowth, longestWait, failures), draw)

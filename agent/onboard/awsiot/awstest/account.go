@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -113,6 +112,9 @@ func (a *account) RegisterCA(certificate, verification []byte) (id string, err e
 	if !cert.BasicConstraintsValid || !cert.IsCA {
 		return "", errors.New("InvalidRequestException: the CA certificate is not valid: it has no basicConstraints CA:TRUE")
 	}
+	if err := kind(cert); err != nil {
+		return "", fmt.Errorf("InvalidRequestException: the CA certificate: %w", err)
+	}
 	if verification != nil {
 		v, err := parsePEM("verification certificate", verification)
 		if err != nil {
@@ -154,8 +156,12 @@ func (a *account) UpdateCA(id string, status Status, autoRegistration *bool, con
 	if c == nil {
 		return fmt.Errorf("ResourceNotFoundException: there is no CA certificate %s", id)
 	}
-	if status != "" {
+	switch status {
+	case Active, Inactive:
 		c.Status = status
+	case "":
+	default:
+		return fmt.Errorf("InvalidRequestException: a CA certificate is not %s", status)
 	}
 	if autoRegistration != nil {
 		c.AutoRegistration = *autoRegistration
@@ -196,17 +202,25 @@ func (a *account) Certificate(id string) Certificate {
 	return Certificate{}
 }
 
-// SetStatus changes a device certificate, as "aws iot update-certificate" does. Activating one that is pending is what a
-// rule does in just-in-time registration; it attaches a policy, too.
+// SetStatus changes a device certificate, as "aws iot update-certificate" does. Activating one that is pending is one half
+// of what a rule does in just-in-time registration; AttachPolicy is the other.
 func (a *account) SetStatus(id string, status Status) error {
+	return a.change(id, func(c *Certificate) { c.Status = status })
+}
+
+// AttachPolicy attaches a policy to a device certificate, as "aws iot attach-policy" does.
+func (a *account) AttachPolicy(id string) error {
+	return a.change(id, func(c *Certificate) { c.Policy = true })
+}
+
+func (a *account) change(id string, change func(*Certificate)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.certs[id]
 	if c == nil {
 		return fmt.Errorf("ResourceNotFoundException: there is no certificate %s", id)
 	}
-	c.Policy = c.Policy || c.Status == PendingActivation && status == Active
-	c.Status = status
+	change(c)
 	return nil
 }
 
@@ -296,11 +310,16 @@ func (a *account) provision(c *Certificate, by *ca, leaf *x509.Certificate) {
 		return
 	}
 	declared := t.resource("Thing")
+	attributes, err := declared.attributes(values)
+	if err != nil {
+		c.Failure = "InvalidRequestException: " + err.Error()
+		return
+	}
 	name := text(declared.Properties["ThingName"], values)
 	thing := a.things[name]
 	switch {
-	case name == "":
-		c.Failure = "InvalidRequestException: the thing has no name"
+	case !thingName.MatchString(name):
+		c.Failure = fmt.Sprintf("InvalidRequestException: a thing cannot be called %q", name)
 		return
 	case thing != nil && (len(declared.OverrideSettings) == 0 ||
 		slices.Contains(slices.Collect(maps.Values(declared.OverrideSettings)), "FAIL")):
@@ -310,16 +329,12 @@ func (a *account) provision(c *Certificate, by *ca, leaf *x509.Certificate) {
 		thing = &Thing{Name: name, Attributes: map[string]string{}}
 		a.things[name] = thing
 	}
-	var payload map[string]json.RawMessage
-	json.Unmarshal(declared.Properties["AttributePayload"], &payload)
 	action := declared.OverrideSettings["AttributePayload"]
 	if action == "REPLACE" {
 		clear(thing.Attributes)
 	}
-	for key, value := range payload {
-		if action != "DO_NOTHING" || len(thing.Principals) == 0 {
-			thing.Attributes[key] = text(value, values)
-		}
+	if action != "DO_NOTHING" || len(thing.Principals) == 0 {
+		maps.Copy(thing.Attributes, attributes)
 	}
 	thing.Principals = append(thing.Principals, c.ID)
 	c.Thing, c.Policy = name, t.resource("Policy") != nil

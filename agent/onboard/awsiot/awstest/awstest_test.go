@@ -2,9 +2,12 @@ package awstest_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -21,7 +24,7 @@ import (
 
 type pair struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 // issue signs template by by; nil is the certificate itself.
@@ -85,6 +88,10 @@ func TestRegisterCA(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", test.what, id, err, test.want)
 		}
 	}
+	late := awstest.New(t, awstest.Options{Now: func() time.Time { return time.Now().AddDate(1, 0, 0) }})
+	if _, err := late.RegisterCA(ca.pem(), issue(t, named(late.RegistrationCode()), ca).pem()); err == nil {
+		t.Error("a verification certificate that has expired was taken")
+	}
 	if list := s.CAs(); len(list) != 2 || list[0].Status != awstest.Inactive || list[0].AutoRegistration {
 		t.Errorf("%+v", list)
 	}
@@ -115,6 +122,17 @@ func TestTemplates(t *testing.T) {
 		{strings.Replace(good, `"PolicyDocument":"{}"`, `"PolicyDocument":{}`, 1), "arn:aws:iam::123456789012:role/jitp",
 			"JSON in a string"},
 		{strings.Replace(good, "AWS::IoT::Thing", "AWS::IoT::Job", 1), "arn:aws:iam::123456789012:role/jitp", "AWS::IoT::Thing"},
+		{strings.Replace(good, `"PolicyDocument":"{}"`, `"PolicyDocument":"{}","PolicyName":"gateway"`, 1),
+			"arn:aws:iam::123456789012:role/jitp", "either PolicyName or PolicyDocument"},
+		{strings.Replace(good, `"AttributePayload":"MERGE"`, `"ThingTypeName":"MERGE"`, 1), "arn:aws:iam::123456789012:role/jitp",
+			`ThingTypeName cannot be "MERGE"`},
+		{strings.Replace(good, `"AttributePayload":"MERGE"`, `"ThingName":"REPLACE"`, 1), "arn:aws:iam::123456789012:role/jitp",
+			`ThingName cannot be "REPLACE"`},
+		{strings.Replace(good, `"ThingName":{`, `"Name":{`, 1), "arn:aws:iam::123456789012:role/jitp", "has no Name"},
+		{strings.Replace(good, `{"Ref":"AWS::IoT::Certificate::Id"}`, `{"Ref":"AWS::IoT::Certificate::CommonName"}`, 1),
+			"arn:aws:iam::123456789012:role/jitp", "not the one with the id"},
+		{strings.Replace(good, `{"Ref":"AWS::IoT::Certificate::Id"}`, `{"Ref":"AWS::IoT::Certificate::Id"},"Status":"PENDING"`, 1),
+			"arn:aws:iam::123456789012:role/jitp", `cannot become "PENDING"`},
 	} {
 		err := s.UpdateCA(id, "", nil, &awstest.RegistrationConfig{TemplateBody: test.body, RoleARN: test.role})
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
@@ -124,10 +142,20 @@ func TestTemplates(t *testing.T) {
 	if err := s.UpdateCA("0a", awstest.Active, nil, nil); err == nil {
 		t.Error("a CA that is not there was changed")
 	}
+	if err := s.UpdateCA(id, awstest.Revoked, nil, nil); err == nil {
+		t.Error("a CA was revoked")
+	}
 }
 
 // dial connects as a device does and returns what the endpoint answers to a CONNECT of MQTT 3.1.1.
 func dial(t *testing.T, s *awstest.Server, name string, chain ...*pair) string {
+	t.Helper()
+	cn := chain[0].cert.Subject.CommonName
+	return say(t, s, name, "\x10"+string(rune(12+len(cn)))+"\x00\x04MQTT\x04\x02\x00\x1e\x00"+string(rune(len(cn)))+cn, chain...)
+}
+
+// say connects and returns what the endpoint answers to a packet.
+func say(t *testing.T, s *awstest.Server, name, packet string, chain ...*pair) string {
 	t.Helper()
 	certificate := tls.Certificate{PrivateKey: chain[0].key}
 	for _, p := range chain {
@@ -140,8 +168,7 @@ func dial(t *testing.T, s *awstest.Server, name string, chain ...*pair) string {
 		return err.Error()
 	}
 	defer c.Close()
-	cn := chain[0].cert.Subject.CommonName
-	io.WriteString(c, "\x10"+string(rune(12+len(cn)))+"\x00\x04MQTT\x04\x02\x00\x1e\x00"+string(rune(len(cn)))+cn)
+	io.WriteString(c, packet)
 	answer := make([]byte, 4)
 	if _, err := io.ReadFull(c, answer); err != nil {
 		return "dropped"
@@ -177,6 +204,153 @@ func TestExistingThing(t *testing.T) {
 		all := s.Connections()
 		if c := s.Certificate(all[2].Chain[0]); !strings.HasSuffix(c.Failure, want) || (c.Failure == "") != (want == "") {
 			t.Errorf("%+v, want %q", c, want)
+		}
+	}
+}
+
+// A thing's name and attributes are made of few characters, and there are at most three of the latter; an attribute that exists
+// is merged, replaced or left as OverrideSettings say. What a parameter lacks its default may have.
+func TestThings(t *testing.T) {
+	for _, test := range []struct{ cn, payload, override, want string }{
+		{"gw-1", `{"a":{"Ref":"AWS::IoT::Certificate::CommonName"}}`, "MERGE", ""},
+		{"gw-1.example.com", `{}`, "MERGE", `cannot be called "gw-1.example.com"`},
+		{"gw-1", `{"a":"Example Ltd"}`, "MERGE", `the attribute "a" with the value "Example Ltd"`},
+		{"gw-1", `{"a b":"x"}`, "MERGE", `the attribute "a b"`},
+		{"gw-1", `{"a":"1","b":"2","c":"3","d":"4"}`, "MERGE", "at most 3 attributes, not 4"},
+		{"gw-1", `{"a":{"Ref":"AWS::IoT::Certificate::Country"}}`, "REPLACE", ""},
+		{"gw-1", `{"a":"1"}`, "DO_NOTHING", ""},
+	} {
+		s := awstest.New(t, awstest.Options{})
+		ca := newCA(t)
+		body := strings.Replace(template, "OVERRIDE", `,"OverrideSettings":{"AttributePayload":"`+test.override+`"}`, 1)
+		body = strings.Replace(body, `"ThingName"`, `"AttributePayload":PAYLOAD,"ThingName"`, 1)
+		body = strings.Replace(body, `"Parameters":{`, `"Parameters":{"AWS::IoT::Certificate::Country":{"Type":"String","Default":"JP"},`, 1)
+		role := "arn:aws:iam::1:role/jitp"
+		id, err := s.Provision(ca.pem(), &awstest.RegistrationConfig{TemplateBody: strings.Replace(body, "PAYLOAD", test.payload, 1), RoleARN: role})
+		if err != nil {
+			t.Fatal(err)
+		}
+		device := issue(t, named(test.cn), ca)
+		dial(t, s, s.Endpoint(), device)
+		c := s.Certificate(s.Connections()[0].Chain[0])
+		if test.want != "" {
+			if !strings.Contains(c.Failure, test.want) || c.Status != awstest.PendingActivation || dial(t, s, s.Endpoint(), device) != "dropped" {
+				t.Errorf("%+v, want %s", c, test.want)
+			}
+			continue
+		}
+		first := s.Thing(test.cn).Attributes
+		err = s.UpdateCA(id, "", nil, &awstest.RegistrationConfig{TemplateBody: strings.Replace(body, "PAYLOAD", `{"b":"2"}`, 1), RoleARN: role})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dial(t, s, s.Endpoint(), issue(t, named(test.cn), ca))
+		_, a := s.Thing(test.cn).Attributes["a"]
+		_, b := s.Thing(test.cn).Attributes["b"]
+		if len(first) != 1 || a != (test.override != "REPLACE") || b != (test.override != "DO_NOTHING") {
+			t.Errorf("%s: %v, then %v", test.override, first, s.Thing(test.cn).Attributes)
+		}
+	}
+}
+
+// Keys and signatures that AWS IoT does not list are no login, and no CA.
+func TestKinds(t *testing.T) {
+	s := awstest.New(t, awstest.Options{})
+	ca := newCA(t)
+	if _, err := s.Provision(ca.pem(), nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GODEBUG", "rsa1024min=0")
+	must := func(key crypto.Signer, err error) crypto.Signer {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	for _, test := range []struct {
+		what string
+		key  crypto.Signer
+		good bool
+	}{
+		{"P-384", must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)), true},
+		{"P-521", must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader)), true},
+		{"RSA 2048", must(rsa.GenerateKey(rand.Reader, 2048)), true},
+		{"RSA 1024", must(rsa.GenerateKey(rand.Reader, 1024)), false},
+		{"Ed25519", must(edKey, err), false},
+	} {
+		template := named(test.what)
+		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(7), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, test.key.Public(), ca.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dial(t, s, s.Endpoint(), &pair{leaf, test.key})
+		if err := s.Await(t.Context(), func(all []awstest.Connection) bool { return all[len(all)-1].Outcome != "" }); err != nil {
+			t.Fatal(err)
+		}
+		all := s.Connections()
+		if last := all[len(all)-1]; len(last.Chain) != 1 || (s.Certificate(last.Chain[0]).ID != "") != test.good {
+			t.Errorf("%s: %+v, %+v", test.what, last, s.Certificate(last.Chain[0]))
+		}
+		template.IsCA, template.BasicConstraintsValid = true, true
+		if der, err = x509.CreateCertificate(rand.Reader, template, template, test.key.Public(), test.key); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.RegisterCA(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil)
+		if (err == nil) != test.good {
+			t.Errorf("a CA with %s: %v", test.what, err)
+		}
+	}
+}
+
+// A CA without auto-registration, or without a word for what it is asked, has no device come in.
+func TestNoAutoRegistration(t *testing.T) {
+	s := awstest.New(t, awstest.Options{})
+	ca := newCA(t)
+	id, err := s.RegisterCA(ca.pem(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.UpdateCA(id, awstest.Active, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	device := issue(t, named("gw-1"), ca)
+	for range 3 {
+		if got := dial(t, s, s.Endpoint(), device); got != "dropped" {
+			t.Errorf("%q", got)
+		}
+	}
+	if c := s.Certificate(s.Connections()[0].Chain[0]); c.ID != "" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// Packets that are no CONNECT of a version that is spoken, or with what the specification forbids, have no answer.
+func TestMalformedConnect(t *testing.T) {
+	s := awstest.New(t, awstest.Options{})
+	ca := newCA(t)
+	if _, err := s.Provision(ca.pem(), &awstest.RegistrationConfig{TemplateBody: strings.Replace(template, "OVERRIDE", "", 1),
+		RoleARN: "arn:aws:iam::1:role/jitp"}); err != nil {
+		t.Fatal(err)
+	}
+	device := issue(t, named("gw-1"), ca)
+	say(t, s, s.Endpoint(), "", device)
+	const good = "\x10\x10\x00\x04MQTT\x04\x02\x00\x1e\x00\x04gw-1"
+	for packet, want := range map[string]string{
+		good:                                     "\x20\x02\x00\x00",
+		strings.Replace(good, "\x02", "\x03", 1): "dropped", // the reserved flag
+		strings.Replace(good, "MQTT\x04", "MQTT\x03", 1):         "dropped",
+		strings.Replace(good, "\x10\x10", "\x11\x10", 1):         "dropped",
+		strings.Replace(good, "\x10\x10", "\x10\x11", 1) + "x":   "dropped", // more than a client id
+		strings.Replace(good, "\x00\x04gw-1", "\x00\x05gw-1", 1): "dropped",
+	} {
+		if got := say(t, s, s.Endpoint(), packet, device); got != want {
+			t.Errorf("%q: %q", packet, got)
 		}
 	}
 }

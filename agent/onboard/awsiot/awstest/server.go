@@ -35,6 +35,9 @@ type Options struct {
 	// Alert drops a certificate that is not ACTIVE in the handshake, with a TLS alert, and not behind it.
 	Alert bool
 
+	// Suffix is what the policy lets follow the common name in a client id; "" is nothing.
+	Suffix string
+
 	// MaxVersion is the newest version of TLS that is spoken. 0 means 1.3.
 	MaxVersion uint16
 
@@ -248,6 +251,9 @@ func (s *Server) serve(raw net.Conn, port int) {
 					verified := state.VerifiedChains[0]
 					if len(verified) == 1 {
 						return errors.New("the certificate is that of a CA itself")
+					}
+					if err := kind(verified[0]); err != nil {
+						return err
 					}
 					v = s.meet(verified[0], verified[1])
 					if v.event != nil && s.options.OnRegistered != nil {

@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// clientIDLimit is how long a client id can be, in bytes (service quotas).
+const clientIDLimit = 128
+
 // packetLimit bounds a packet that is read here.
 const packetLimit = 64 << 10
 
@@ -37,10 +40,10 @@ func readPacket(r *bufio.Reader) (first byte, body, whole []byte, err error) {
 // parseConnect returns the protocol level and the client id of a CONNECT.
 func parseConnect(first byte, body []byte) (level byte, clientID string, err error) {
 	wrong := errors.New("no CONNECT of MQTT 3.1.1 or 5")
-	if first != 0x10 || len(body) < 10 || string(body[:6]) != "\x00\x04MQTT" || body[6] != 4 && body[6] != 5 {
+	if first != 0x10 || len(body) < 10 || string(body[:6]) != "\x00\x04MQTT" || body[6] != 4 && body[6] != 5 || body[7]&1 != 0 {
 		return 0, "", wrong
 	}
-	level, body = body[6], body[10:]
+	level, bare, body := body[6], body[7]&^2 == 0, body[10:] // bare: no will, no user name, no password
 	if level == 5 {
 		properties, n := binary.Uvarint(body)
 		if n <= 0 || properties > uint64(len(body)-n) {
@@ -51,7 +54,11 @@ func parseConnect(first byte, body []byte) (level byte, clientID string, err err
 	if len(body) < 2 || len(body)-2 < int(binary.BigEndian.Uint16(body)) {
 		return 0, "", wrong
 	}
-	return level, string(body[2 : 2+binary.BigEndian.Uint16(body)]), nil
+	id, rest := body[2:2+binary.BigEndian.Uint16(body)], body[2+binary.BigEndian.Uint16(body):]
+	if bare && len(rest) > 0 || len(id) > clientIDLimit {
+		return 0, "", wrong
+	}
+	return level, string(id), nil
 }
 
 // session is what follows the handshake of a certificate that is active.
@@ -68,7 +75,8 @@ func (s *Server) session(c *tls.Conn, k *Connection, v verdict) {
 		return
 	}
 	s.note(func() { k.ClientID = clientID })
-	if !v.policy || clientID != c.ConnectionState().PeerCertificates[0].Subject.CommonName {
+	name := c.ConnectionState().PeerCertificates[0].Subject.CommonName
+	if !v.policy || clientID != name && clientID != name+s.options.Suffix {
 		s.note(func() { k.Outcome = "denied" })
 		if level == 5 {
 			c.Write([]byte{0x20, 3, 0, 0x87, 0})

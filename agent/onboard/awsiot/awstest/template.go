@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -74,25 +75,77 @@ func parseTemplate(c RegistrationConfig) (*template, error) {
 		}
 	}
 	for name, r := range t.Resources {
-		if !slices.Contains([]string{"AWS::IoT::Thing", "AWS::IoT::Certificate", "AWS::IoT::Policy"}, r.Type) {
+		known, ok := kinds()[r.Type]
+		if !ok {
 			return nil, fmt.Errorf("resource %q is a %q", name, r.Type)
 		}
 		for setting, action := range r.OverrideSettings {
-			actions := []string{"DO_NOTHING", "REPLACE", "FAIL"}
-			if setting == "AttributePayload" || setting == "ThingGroups" {
-				actions = append(actions, "MERGE")
-			}
-			if !slices.Contains(actions, action) {
+			if !slices.Contains(strings.Fields(known.overrides[setting]), action) {
 				return nil, fmt.Errorf("resource %q: %s cannot be %q", name, setting, action)
 			}
 		}
 		for property, value := range r.Properties {
+			if !slices.Contains(known.properties, property) {
+				return nil, fmt.Errorf("resource %q has no %s", name, property)
+			}
 			if err := t.references(value); err != nil {
 				return nil, fmt.Errorf("resource %q, %s: %w", name, property, err)
 			}
 		}
 	}
+	certificate := t.resource("Certificate").Properties
+	if id := text(certificate["CertificateId"], map[string]string{parameterID: "it"}); id != "it" {
+		return nil, errors.New("the certificate is not the one with the id that just-in-time provisioning gives")
+	}
+	if status := text(certificate["Status"], nil); status != "" && status != string(Active) && status != string(Inactive) {
+		return nil, fmt.Errorf("a certificate cannot become %q", status)
+	}
 	return t, t.checkPolicy()
+}
+
+// kinds are the resources that there are for just-in-time provisioning, each with its properties, and with what can be said of
+// those of one that exists.
+func kinds() map[string]struct {
+	properties []string
+	overrides  map[string]string
+} {
+	const plain, merge = "DO_NOTHING REPLACE FAIL", "DO_NOTHING REPLACE FAIL MERGE"
+	return map[string]struct {
+		properties []string
+		overrides  map[string]string
+	}{
+		"AWS::IoT::Thing": {[]string{"ThingName", "AttributePayload", "ThingTypeName", "ThingGroups", "BillingGroup"},
+			map[string]string{"AttributePayload": merge, "ThingGroups": merge, "ThingTypeName": plain}},
+		"AWS::IoT::Certificate": {[]string{"CertificateId", "Status"}, map[string]string{"Status": plain}},
+		"AWS::IoT::Policy":      {[]string{"PolicyName", "PolicyDocument"}, nil},
+	}
+}
+
+// attributesAtMost is how many attributes a thing without a type can have.
+const attributesAtMost = 3
+
+// What the registry takes (API reference, ThingAttribute).
+var (
+	thingName      = regexp.MustCompile(`^[a-zA-Z0-9:_-]{1,128}$`)
+	attributeName  = regexp.MustCompile(`^[a-zA-Z0-9_.,@/:#-]{1,128}$`)
+	attributeValue = regexp.MustCompile(`^[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}$`)
+)
+
+// attributes are those of a thing, filled in.
+func (r *resource) attributes(values map[string]string) (map[string]string, error) {
+	var payload map[string]json.RawMessage
+	json.Unmarshal(r.Properties["AttributePayload"], &payload)
+	if r.Properties["ThingTypeName"] == nil && len(payload) > attributesAtMost {
+		return nil, fmt.Errorf("a thing without a type has at most %d attributes, not %d", attributesAtMost, len(payload))
+	}
+	attributes := map[string]string{}
+	for name, value := range payload {
+		attributes[name] = text(value, values)
+		if !attributeName.MatchString(name) || !attributeValue.MatchString(attributes[name]) {
+			return nil, fmt.Errorf("a thing cannot have the attribute %q with the value %q", name, attributes[name])
+		}
+	}
+	return attributes, nil
 }
 
 func (t *template) checkPolicy() error {
