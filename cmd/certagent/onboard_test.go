@@ -294,6 +294,9 @@ func TestAWSKnowsTheDevice(t *testing.T) {
 	var outcomes []string
 	for _, c := range cloud.Connections() {
 		outcomes = append(outcomes, c.Outcome)
+		if len(c.Chain) != 2 || c.Chain[1] != cloud.CAs()[0].ID {
+			t.Errorf("the device showed %q, not its certificate and that of its CA", c.Chain)
+		}
 	}
 	if want := []string{"dropped", "admitted", "dropped", "admitted"}; !slices.Equal(outcomes, want) {
 		t.Errorf("connections: %q, want %q", outcomes, want)

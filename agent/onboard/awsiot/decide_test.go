@@ -116,6 +116,43 @@ func TestNetworkTroubleBetweenDrops(t *testing.T) {
 	}
 }
 
+// A person's order is carried out at once and quickly, whatever was before, stands until AWS has said yes, over a renewal too,
+// and then is over. A problem lasts since its code was first reported.
+func TestAsked(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	dropped := &awsiot.Error{Class: awsiot.ErrDropped, Code: awsiot.CodePending}
+	try := func(s awsiot.State, of awsiot.Registration, err error) (awsiot.State, *awsiot.Result) {
+		now = now.Add(time.Hour)
+		return s.Begin(of, .5, now).After(of, awsiot.Next(of, result(), s, now), err, .5, now)
+	}
+	s := awsiot.State{}.Ask()
+	for range 12 {
+		s, _ = try(s, registration, dropped)
+	}
+	first := s.Problem.Since
+	if s, _ = try(s, registration, dropped); !s.Problem.Since.Equal(first) || s.NextTry.Sub(now) < time.Minute {
+		t.Errorf("%+v", s)
+	}
+	if s, _ = try(s, registration, &awsiot.Error{Class: awsiot.ErrDenied, Code: awsiot.CodeDenied}); !s.Problem.Since.Equal(now) {
+		t.Errorf("another problem, since %s", s.Problem.Since)
+	}
+	if s = s.Ask(); !awsiot.Next(registration, result(), s, now).At.IsZero() {
+		t.Errorf("%+v waits", s)
+	}
+	if s, _ = try(s, registration, dropped); s.NextTry.Sub(now) > 2*time.Second {
+		t.Errorf("%+v is slow", s)
+	}
+	renewed := registration
+	renewed.SHA256 = strings.Repeat("0b", 32)
+	if s, _ = try(s, renewed, dropped); !s.Again || s.Tries != 1 {
+		t.Errorf("the order is forgotten over a renewal: %+v", s)
+	}
+	s, r := try(s, renewed, nil)
+	if r == nil || r.Tries != 2 || s.Again || s.Of != renewed || !s.LastTry.Equal(now) || s.Problem != nil || !s.NextTry.IsZero() {
+		t.Errorf("%+v, %+v", s, r)
+	}
+}
+
 func TestFiles(t *testing.T) {
 	want := `{
   "version": 1,
@@ -135,6 +172,9 @@ func TestFiles(t *testing.T) {
 	if got := awsiot.ParseResult(file); got == nil || *got != *result() {
 		t.Errorf("%+v", got)
 	}
+	if awsiot.ParseResult(bytes.Replace(file, []byte("gw-1"), bytes.Repeat([]byte("x"), 128), 1)) == nil {
+		t.Error("a client id of 128 bytes is none")
+	}
 	broken := [][]byte{
 		nil, []byte("{}"), []byte("[]"), []byte("null"), file[:len(file)/2], append(slices.Clone(file), '{'),
 		bytes.Replace(file, []byte(`"version": 1`), []byte(`"version": 2`), 1),
@@ -142,6 +182,7 @@ func TestFiles(t *testing.T) {
 		bytes.Replace(file, []byte("a-ats.iot.eu-central-1.amazonaws.com"), []byte("127.0.0.1"), 1),
 		bytes.Replace(file, []byte("0a0a"), []byte("0A0A"), 1), bytes.Replace(file, []byte("0a0a"), []byte("0a"), 1),
 		bytes.Replace(file, []byte("8883"), []byte("0"), 1), bytes.Replace(file, []byte(`"gw-1"`), []byte(`""`), 1),
+		bytes.Replace(file, []byte("2030-01-02T03:04:05Z"), []byte("0001-01-01T00:00:00Z"), 1),
 		bytes.Replace(file, []byte(`"tries": 2`), []byte(`"tries": 0`), 1),
 		append(slices.Clone(file), bytes.Repeat([]byte(" "), 70<<10)...),
 		[]byte(`{"version":1,"hub":"hub-1.azure-devices.net","device_id":"gw-17"}`),
@@ -151,7 +192,7 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%.60q is a result: %+v", b, got)
 		}
 	}
-	for _, b := range []string{"", "{", `{"version":2,"dropped":3}`, `{"version":1,"dropped":-1}`} {
+	for _, b := range []string{"", "{", `{"version":2,"dropped":3}`, `{"version":1,"dropped":-1}`, `{"version":1,"failures":-1}`, `{"version":1,"tries":-1}`} {
 		if got := awsiot.ParseState([]byte(b)); got != (awsiot.State{}) {
 			t.Errorf("%q is a state: %+v", b, got)
 		}
@@ -214,6 +255,8 @@ func TestAppendIssuer(t *testing.T) {
 			[]*x509.Certificate{leaf, root.cert}},
 		{"it came with its issuer", []*x509.Certificate{leaf, root.cert}, []*x509.Certificate{root.cert},
 			[]*x509.Certificate{leaf, root.cert}},
+		{"it came with more", []*x509.Certificate{leaf, root.cert, other.cert}, []*x509.Certificate{root.cert},
+			[]*x509.Certificate{leaf, root.cert, other.cert}},
 		{"the issuer is unknown", []*x509.Certificate{leaf}, []*x509.Certificate{other.cert}, []*x509.Certificate{leaf}},
 		{"self-signed", []*x509.Certificate{root.cert}, []*x509.Certificate{root.cert}, []*x509.Certificate{root.cert}},
 		{"nothing", nil, []*x509.Certificate{root.cert}, nil},

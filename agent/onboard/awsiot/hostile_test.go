@@ -330,6 +330,12 @@ func TestRefusedBeforeDialling(t *testing.T) {
 		}, awsiot.CodeCertificate, "valid from"},
 		{"an address", p521, func(o *awsiot.Options) { o.Registration.Endpoint = "192.0.2.1" }, awsiot.CodeSettings,
 			"no complete host name"},
+		{"a label that begins with a dash", p521, func(o *awsiot.Options) { o.Registration.Endpoint = "-a.example" },
+			awsiot.CodeSettings, "no complete host name"},
+		{"a label that ends with a dash", p521, func(o *awsiot.Options) { o.Registration.Endpoint = "a-.example" },
+			awsiot.CodeSettings, "no complete host name"},
+		{"an empty label", p521, func(o *awsiot.Options) { o.Registration.Endpoint = "a.example." },
+			awsiot.CodeSettings, "no complete host name"},
 		{"a URL", p521, func(o *awsiot.Options) { o.Registration.Endpoint = "https://user:geheim@x.example" },
 			awsiot.CodeSettings, "no complete host name"},
 		{"port", p521, func(o *awsiot.Options) { o.Registration.Port = 0 }, awsiot.CodeSettings, "no port 0"},
@@ -339,6 +345,8 @@ func TestRefusedBeforeDialling(t *testing.T) {
 			awsiot.CodeSettings, "129 bytes"},
 		{"client id", p521, func(o *awsiot.Options) { o.Registration.ClientID = "gw\x00" }, awsiot.CodeSettings,
 			`"gw\x00"`},
+		{"broken UTF-8", p521, func(o *awsiot.Options) { o.Registration.ClientID = "gw\xff" }, awsiot.CodeSettings, `"gw\xff"`},
+		{"a port beyond all", p521, func(o *awsiot.Options) { o.Registration.Port = 65536 }, awsiot.CodeSettings, "no port 65536"},
 	} {
 		r := newRig(t, awstest.Options{}, jitp())
 		leaf := r.ca.sign(t, device(gateway()), test.key.Public())
