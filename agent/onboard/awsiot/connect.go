@@ -39,8 +39,8 @@ type Options struct {
 // Connect connects once and hangs up: TLS with the endpoint's name (SNI) and the device's certificate, CONNECT, and
 // DISCONNECT when the broker has said yes. nil means that it has: AWS IoT knows the certificate, takes it for active, and
 // its policy lets it connect under the client id. The error is an [*Error], unless ctx was canceled: then it wraps the
-// cause of that. A broker that has a client of the same id connected hangs up on that one (MQTT 5, 3.1.4); its session
-// stays.
+// cause of that. A broker that has a client of the same id connected hangs up on that one (MQTT 5, 3.1.4) and
+// publishes its will; its session stays.
 func Connect(ctx context.Context, o Options) error {
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
