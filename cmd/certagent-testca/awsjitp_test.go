@@ -174,9 +174,11 @@ func TestAWSJustInTimeProvisioning(t *testing.T) {
 	if arn := j.account.roles["certagent-jitp"]; arn != "arn:aws:iam::aws:policy/service-role/AWSIoTThingsRegistration" {
 		t.Errorf("the role has %q", arn)
 	}
-	if policy := j.account.policies["gateway"]; !strings.Contains(policy,
-		`"arn:aws:iot:eu-central-1:123456789012:client/${iot:Connection.Thing.ThingName}"`) {
-		t.Errorf("%s", policy)
+	// The thing's name is known to a policy only where it is the client id; the agent's own goes by the certificate.
+	for _, client := range []string{"${iot:Connection.Thing.ThingName}", "${iot:Certificate.Subject.CommonName}-certagent"} {
+		if policy := j.account.policies["gateway"]; !strings.Contains(policy, `"arn:aws:iot:eu-central-1:123456789012:client/`+client+`"`) {
+			t.Errorf("%s allows no %s", policy, client)
+		}
 	}
 	want := []string{"get-registration-code", "get-caller-identity", "create-role", "attach-role-policy", "create-policy",
 		"register-ca-certificate", "list-ca-certificates", "update-ca-certificate", "update-ca-certificate",
