@@ -79,3 +79,13 @@ type unable struct{ direct }
 func (u *unable) TLSConfig(roots *x509.CertPool, _ *tls.Certificate) *tls.Config {
 	return u.direct.TLSConfig(roots, nil)
 }
+
+// What a proxy says is trouble on the way, and no word of the endpoint's.
+func TestProxyRefuses(t *testing.T) {
+	r := newRig(t, awstest.Options{}, jitp())
+	r.o.Registration.Endpoint = "b-ats.iot.eu-west-1.amazonaws.test" // the proxy knows one name
+	_, err := r.try()
+	if is(t, err, awsiot.ErrUnavailable, awsiot.CodeUnavailable); !strings.Contains(err.Error(), "proxy answered HTTP 502") {
+		t.Errorf("%v", err)
+	}
+}
