@@ -214,7 +214,7 @@ func TestCheckSubject(t *testing.T) {
 		want   []string
 	}{
 		{"all of them", all, nil},
-		{"more than was asked for", name("C", "JP", "C", "DE", "O", "Example", "OU", "Plant 7", "OU", "Line 2",
+		{"more than was asked for", name("C", "DE", "C", "JP", "O", "Example", "OU", "Line 2", "OU", "Plant 7",
 			"dnQualifier", "Q1", "ST", "Tokyo", "CN", "gw-1", "serialNumber", "0001"), nil},
 		{"libest's CA, which drops most", name("CN", "gw-1", "serialNumber", "0001"), []string{
 			"C is missing (AWS::IoT::Certificate::Country)", "O is missing (AWS::IoT::Certificate::Organization)",
