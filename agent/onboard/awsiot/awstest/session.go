@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// clientIDLimit is how long a client id can be, in bytes (service quotas).
-const clientIDLimit = 128
-
 // packetLimit bounds a packet that is read here.
 const packetLimit = 64 << 10
 
@@ -55,7 +52,7 @@ func parseConnect(first byte, body []byte) (level byte, clientID string, err err
 		return 0, "", wrong
 	}
 	id, rest := body[2:2+binary.BigEndian.Uint16(body)], body[2+binary.BigEndian.Uint16(body):]
-	if bare && len(rest) > 0 || len(id) > clientIDLimit {
+	if bare && len(rest) > 0 {
 		return 0, "", wrong
 	}
 	return level, string(id), nil
