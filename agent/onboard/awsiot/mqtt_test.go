@@ -49,21 +49,6 @@ func FuzzReadConnack(f *testing.F) {
 	})
 }
 
-// What others say fits into a line of a log: no breaks, nothing that a terminal acts on, bounded, whole characters.
-func TestOneLine(t *testing.T) {
-	for text, want := range map[string]string{
-		"a\nb\tc\u00a0d": "a b c d", "\x1b[31mred\x00\u202e": "[31mred", "a\xffb": "ab",
-		strings.Repeat("x", 199) + "é!": strings.Repeat("x", 199) + "…",
-	} {
-		if got := oneLine(text); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
-	if got := printed("a\n" + strings.Repeat("x", 300)); len(got) > 210 || !strings.HasPrefix(got, `"a\nx`) {
-		t.Errorf("%s", got)
-	}
-}
-
 // Each reason code that a broker can refuse with (MQTT 5, table 3-1; MQTT 3.1.1, table 3.1) has one meaning, and any other is
 // no answer of AWS IoT.
 func TestReasonCodes(t *testing.T) {
