@@ -3,7 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"strconv"
 )
 
 // The users of IoT Edge's services that read certificates and private keys.
@@ -20,7 +22,7 @@ func (c *Config) Aziot() (fragment []byte, advice []string, err error) {
 	root := newTable(Place{})
 	var lacks []error
 	pair := func(t *node, cert Certificate, certKey, keyKey string) {
-		chain, key := cert.output("fullchain", "fullchain+root", "cert"), cert.output("key")
+		chain, key := cert.output("fullchain", "fullchain+root"), cert.output("key")
 		for _, o := range []struct {
 			output *Output
 			format string
@@ -133,11 +135,20 @@ func (c *Certificate) commonName() string {
 	return ""
 }
 
-// unreadable says what of an output's owner and mode keeps a user from reading it, who is in the group of his own name.
+// unreadable says what of an output's owner and mode keeps a user from reading it, who is in the group of his own name. It
+// takes a number for his: who has it is known to the device alone. Advice is an owner and not a group: IoT Edge's other
+// services are in these groups, for the sake of its sockets, and no key is for them.
 func (o *Output) unreadable(user string) []string {
-	if o.Owner == user && o.Mode&0o400 != 0 || o.Group == user && o.Mode&0o040 != 0 || o.Mode&0o004 != 0 {
+	may := func(account string, bit fs.FileMode) bool {
+		_, err := strconv.ParseUint(account, 10, 32)
+		return (account == user || err == nil) && o.Mode&bit != 0
+	}
+	if may(o.Owner, 0o400) || may(o.Group, 0o040) || o.Mode&0o004 != 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("%s: user %s of IoT Edge may not read it; give that output group = %s and mode = \"0640\"",
-		o.Path, user, quoted(user))}
+	fix := fmt.Sprintf("owner = %s", quoted(user))
+	if !holdsKey(o.Format) {
+		fix = `mode = "0644"`
+	}
+	return []string{fmt.Sprintf("%s: user %s of IoT Edge may not read it; give that output %s", o.Path, user, fix)}
 }

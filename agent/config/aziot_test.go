@@ -55,7 +55,18 @@ func TestAziot(t *testing.T) {
 			doc:  edge + outputsOf("edge_ca", "ca", "fullchain", "key") + urls,
 			want: "trust_bundle_cert = \"file:///var/aziot/edge_ca.ca\"\n\n[edge_ca]\ncert = \"file:///var/aziot/edge_ca.fullchain\"\n" +
 				"pk = \"file:///var/aziot/edge_ca.key\"\n",
-			advice: []string{"/var/aziot/edge_ca.key: user aziotks of IoT Edge may not read it; give that output group = \"aziotks\" and mode = \"0640\""},
+			advice: []string{"/var/aziot/edge_ca.key: user aziotks of IoT Edge may not read it; give that output owner = \"aziotks\""},
+		},
+		{
+			name: "who may read: a number may be anybody's, and everybody may read a certificate but where a mode says else",
+			doc:  edge + outputsOf("edge_ca", "ca root:root 0640", "fullchain+root", "key 998:998 0600") + urls,
+			want: "trust_bundle_cert = \"file:///var/aziot/edge_ca.ca\"\n\n[edge_ca]\ncert = \"file:///var/aziot/edge_ca.fullchain+root\"\n" +
+				"pk = \"file:///var/aziot/edge_ca.key\"\n",
+			advice: []string{"/var/aziot/edge_ca.ca: user aziotcs of IoT Edge may not read it; give that output mode = \"0644\""},
+		},
+		{
+			name: "a certificate without its chain is no login", doc: edge + outputsOf("edge_ca", "cert", "key aziotks:aziotks 0600") + urls,
+			err: `certificate aziot-edged-ca has no output of format "fullchain": IoT Edge reads files of its own`,
 		},
 		{name: "no outputs", doc: dps + dev + edge + urls, err: `certificate aziot-edged-ca has no output of format "fullchain": IoT Edge reads files of its own
 certificate aziot-edged-ca has no output of format "key": IoT Edge reads files of its own
