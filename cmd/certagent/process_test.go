@@ -31,12 +31,13 @@ const patience = 30 * time.Second
 // gateway is a device of a test: a directory with a configuration and a state directory, and at times a running agent,
 // which is the real program in a process of its own.
 type gateway struct {
-	t   *testing.T
-	dir string
-	as  *syscall.Credential // whom its commands run as; nil is the test's own user
-	cmd *exec.Cmd
-	log *logBuffer
-	end chan error
+	t    *testing.T
+	dir  string
+	as   *syscall.Credential // whom its commands run as; nil is the test's own user
+	caps []uintptr           // what such a user may do besides (capabilities(7))
+	cmd  *exec.Cmd
+	log  *logBuffer
+	end  chan error
 }
 
 func newGateway(t *testing.T) *gateway {
@@ -74,7 +75,7 @@ func (g *gateway) command(args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "STATE_DIRECTORY=", "RUNTIME_DIRECTORY=", "NOTIFY_SOCKET=", "HTTPS_PROXY=", "https_proxy=")
 	if g.as != nil {
 		cmd.Dir = "/"
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: g.as}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: g.as, AmbientCaps: g.caps}
 	}
 	return cmd
 }
