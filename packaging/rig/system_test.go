@@ -52,6 +52,7 @@ var promises = []promise{
 	{name: "ThePolkitRuleReloadsMosquitto", hold: thePolkitRuleReloadsMosquitto, on: hasPolkitRules},
 	{name: "ThePolkitRuleReloadsNginx", hold: thePolkitRuleReloadsNginx, on: hasPolkitRules},
 	{name: "OutputsOfAnotherOwner", hold: outputsOfAnotherOwner},
+	{name: "IoTEdgeIsRestarted", hold: iotEdgeIsRestarted},
 	{name: "ANarrowNetwork", hold: aNarrowNetwork},
 	{name: "AProxy", hold: aProxy},
 	{name: "HooksThatNeedMore", hold: hooksThatNeedMore},
