@@ -39,8 +39,6 @@ for a; do printf '%s\n' "$a"; done | curl --silent --show-error --fail-with-body
 // subscription answers what the stand-in is asked. The hub and DPS are made when they are linked, at the addresses that
 // these services have.
 type subscription struct {
-	t testing.TB
-
 	mu     sync.Mutex // guards what follows
 	cloud  *dpstest.Server
 	hub    string                       // its name
@@ -154,7 +152,7 @@ func TestIoTEdgeWalk(t *testing.T) {
 		m.furnish()
 		g.dir = "/etc/certagent"
 		g.as = &syscall.Credential{Uid: agentID, Gid: agentID}
-		azure := &subscription{t: t, cas: map[string]*x509.Certificate{}}
+		azure := &subscription{cas: map[string]*x509.Certificate{}}
 		m.packages()
 		control := httptest.NewServer(azure)
 		defer control.Close()
