@@ -154,7 +154,7 @@ func (c *awsCloud) describe(now time.Time) (status.Onboarding, []Problem) {
 	if e.why == "" {
 		return s, problems
 	}
-	s.NextTry = c.state.NextTry
+	s.NextTry = e.at
 	if p := c.state.Problem; p != nil {
 		if s.State != status.Registered && !p.Notice {
 			s.State = status.Failed

@@ -70,7 +70,7 @@ func (d *dpsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 
 func (d *dpsCloud) next(now time.Time) errand {
 	step := dps.Next(d.want, d.result, d.state, now)
-	return errand{why: string(step.Why), new: step.Why != "" && step.Why != dps.Asked, at: step.At, held: d.state.RetryAfter}
+	return errand{why: string(step.Why), new: step.Why != "" && step.Why != dps.Asked, at: step.At, held: step.Held}
 }
 
 func (d *dpsCloud) begin(to contact, draw float64, now time.Time) func(context.Context) tiding {
@@ -167,9 +167,7 @@ func (d *dpsCloud) describe(now time.Time) (status.Onboarding, []Problem) {
 		return s, nil // the tries were about something else
 	}
 	s.Failures, s.LastTry = d.state.Failures, d.state.LastTry
-	if e.why != "" {
-		s.NextTry = d.state.NextTry
-	}
+	s.NextTry = e.at
 	p := d.state.Problem
 	if p == nil || e.why == "" {
 		return s, nil

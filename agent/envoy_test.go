@@ -481,6 +481,20 @@ func TestCloudOnce(t *testing.T) {
 		if again := len(c.asked()); again != n {
 			t.Error("Retry-After was not obeyed")
 		}
+
+		// A clock that ran ahead by years, and was put right, has stored that no order goes over the year 2036.
+		file := filepath.Join(filepath.Dir(c.resultFile()), "dps-state.json")
+		stored, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := dps.ParseState(stored)
+		state.LastTry, state.NextTry, state.RetryAfter = time.Now().Add(10*year), time.Now().Add(10*year), time.Now().Add(10*year)
+		writeFile(t, file, state.Bytes())
+		c.cloud.Clear()
+		if err := c.once(); err != nil {
+			t.Errorf("what a clock that was wrong has stored: %v", err)
+		}
 	})
 }
 

@@ -91,7 +91,16 @@ func TestWaits(t *testing.T) {
 			}
 		}
 	}
-	// A stored time that no rule makes was written by a clock that was wrong.
+	// What was stored by a clock that ran ahead is not waited for.
+	late := now.Add(time.Hour)
+	state, _ := awsiot.State{}.Begin(registration, 0, late).After(registration, awsiot.Step{Why: awsiot.Unknown}, network, 0, late)
+	if at := awsiot.Next(registration, nil, state, now).At; !at.IsZero() {
+		t.Errorf("tried by a clock that was an hour ahead: %s", at)
+	}
+	if state, _ = state.After(registration, awsiot.Step{Why: awsiot.Unknown}, network, 0, now); !state.Problem.Since.Equal(now) {
+		t.Errorf("a problem since %s", state.Problem.Since)
+	}
+	// A stored time that no rule makes was written by one, too.
 	for ahead, sane := range map[time.Duration]bool{90 * time.Minute: true, 3 * time.Hour: false, 1e6 * time.Hour: false} {
 		state := awsiot.State{Of: registration, NextTry: now.Add(ahead)}
 		if got := awsiot.Next(registration, nil, state, now).At; got.IsZero() == sane {

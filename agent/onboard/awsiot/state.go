@@ -77,14 +77,15 @@ type Step struct {
 	At  time.Time // zero: at once
 }
 
-// Next is what to do next for want, given what is stored. It has no clock of its own: a stored time that lies further
-// ahead than any rule puts one was written by a clock that was wrong, and is taken for now.
+// Next is what to do next for want, given what is stored. It has no clock of its own: a stored time that was written by a
+// clock that was wrong is taken for now.
 func Next(want Registration, result *Result, s State, now time.Time) Step {
 	why := Due(want, result, s)
 	if why == "" {
 		return Step{}
 	}
-	return Step{Why: why, At: sane(s.about(want).NextTry, now)}
+	s = s.about(want)
+	return Step{Why: why, At: sane(s.NextTry, s.LastTry, now)}
 }
 
 // Begin is the state before a connection. It counts as failed until it is known how it ended: an agent that dies in each
@@ -123,7 +124,7 @@ func (s State) After(want Registration, step Step, err error, draw float64, now 
 	}
 	s.NextTry = now.Add(delay(e.Class, s.Dropped, s.Failures, draw))
 	p := e.problem(s.Dropped, step.Why)
-	if p.Since = now; s.Problem != nil && s.Problem.Code == p.Code {
+	if p.Since = now; s.Problem != nil && s.Problem.Code == p.Code && !s.Problem.Since.After(now) {
 		p.Since = s.Problem.Since
 	}
 	s.Problem = p

@@ -51,10 +51,13 @@ func around(mean time.Duration, draw float64) time.Duration {
 	return time.Duration((.5 + draw) * float64(mean))
 }
 
-// sane is a stored time, or zero where no rule of this package puts one so far ahead: it was written by a clock that was
-// wrong.
-func sane(t, now time.Time) time.Time {
-	if t.Sub(now) > 2*longestSlowWait {
+// clockStep is how far a clock may be put back without having been wrong.
+const clockStep = 5 * time.Second
+
+// sane is a time that was stored at the last try, or zero where a clock that was wrong wrote it: that try lies ahead, or
+// no rule of this package puts a time so far ahead.
+func sane(t, last, now time.Time) time.Time {
+	if last.Sub(now) > clockStep || t.Sub(now) > 2*longestSlowWait {
 		return time.Time{}
 	}
 	return t

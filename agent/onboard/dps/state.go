@@ -97,17 +97,18 @@ type Step struct {
 	Why       Reason
 	Operation string    // the one to ask for, of a Poll
 	At        time.Time // zero: at once
+	Held      time.Time // the part of At that no order goes over; zero where DPS asked for nothing
 }
 
-// Next is what to do next for want, given what is stored. It has no clock of its own: a stored time that lies further
-// ahead than any rule puts one was written by a clock that was wrong, and is taken for now.
+// Next is what to do next for want, given what is stored. It has no clock of its own: a stored time that was written by a
+// clock that was wrong is taken for now.
 func Next(want Registration, result *Result, s State, now time.Time) Step {
 	why := Due(want, result, s)
 	if why == "" {
 		return Step{}
 	}
 	s = s.about(want)
-	step := Step{Do: Register, Why: why, At: sane(s.NextTry, now)}
+	step := Step{Do: Register, Why: why, At: sane(s.NextTry, s.LastTry, now), Held: sane(s.RetryAfter, s.LastTry, now)}
 	if s.Operation != nil {
 		step.Do, step.Operation = Poll, s.Operation.ID
 	}
@@ -175,7 +176,7 @@ func (s State) failed(step Step, e *Error, failures int, draw float64, now time.
 		s.Operation = nil
 	}
 	since := now
-	if s.Problem != nil && s.Problem.Code == e.Code {
+	if s.Problem != nil && s.Problem.Code == e.Code && !s.Problem.Since.After(now) {
 		since = s.Problem.Since
 	}
 	s.Problem = &Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint, Since: since}

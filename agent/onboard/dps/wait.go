@@ -23,6 +23,8 @@ const (
 
 	// DPS says how long to wait between two polls, usually 3 s. It takes 5 in 10 seconds of a device, hence the least.
 	usualPollWait, leastPollWait = 3 * time.Second, 2 * time.Second
+	// clockStep is how far a clock may be put back without having been wrong.
+	clockStep = 5 * time.Second
 	// operationPatience is after how long a registration that DPS does not decide is begun anew.
 	operationPatience = time.Hour
 )
@@ -55,9 +57,10 @@ func pollWait(asked, going time.Duration) time.Duration {
 	return min(max(asked, leastPollWait, going/10), operationPatience)
 }
 
-// sane is a stored time, or zero where no rule of this package puts one so far ahead.
-func sane(t, now time.Time) time.Time {
-	if t.Sub(now) > maxRetryAfter+maxSpread {
+// sane is a time that was stored at the last try, or zero where a clock that was wrong wrote it: that try lies ahead, or
+// no rule of this package puts a time so far ahead.
+func sane(t, last, now time.Time) time.Time {
+	if last.Sub(now) > clockStep || t.Sub(now) > maxRetryAfter+maxSpread {
 		return time.Time{}
 	}
 	return t

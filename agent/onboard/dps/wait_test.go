@@ -173,10 +173,23 @@ func TestBackOff(t *testing.T) {
 	}
 }
 
-// A wait that was computed by a clock in 2038 is not waited for.
+// A wait that was computed by a clock that ran ahead is not waited for, be it of years or of half a day.
 func TestClockThatRanAhead(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
 	now := r.clock.Now()
+	for _, ahead := range []time.Duration{6 * time.Second, 12 * time.Hour, 8 * 365 * 24 * time.Hour} {
+		late := now.Add(ahead)
+		unavailable := &dps.Error{Class: dps.ErrUnavailable, Code: dps.CodeThrottled, RetryAfter: time.Hour}
+		wrong := dps.State{}.Begin(r.o.Registration, dps.Step{Do: dps.Register}, 0, late)
+		wrong, _ = wrong.After(r.o.Registration, dps.Step{Do: dps.Register}, dps.Answer{}, unavailable, 0, late)
+		if step := dps.Next(r.o.Registration, nil, wrong, now); !step.At.IsZero() || !step.Held.IsZero() {
+			t.Errorf("%v ahead: next step %+v, want at once", ahead, step)
+		}
+		again, _ := wrong.After(r.o.Registration, dps.Step{Do: dps.Register}, dps.Answer{}, unavailable, 0, now)
+		if since := again.Problem.Since; !since.Equal(now) {
+			t.Errorf("%v ahead: a problem since %v, and it is %v", ahead, since, now)
+		}
+	}
 	state := dps.State{Of: r.o.Registration, Failures: 4, NextTry: now.AddDate(8, 0, 0), RetryAfter: now.AddDate(8, 0, 0)}
 	if step := dps.Next(r.o.Registration, nil, state, now); !step.At.IsZero() {
 		t.Errorf("next step %+v, want at once", step)
