@@ -201,6 +201,7 @@ func (c *Config) read(root part, d Defaults) {
 	c.est = readEST(root.sub("cert_issuance").sub("est"))
 	var tables map[string]part
 	c.Certificates, tables = c.certificates(root, c.est)
+	c.checkDevice(root.sub("provisioning"))
 	c.estIdentities(root, c.est, tables)
 	c.checkURLs()
 	c.problems(root, tables)

@@ -102,6 +102,19 @@ func (p part) belongs(v *Provisioning) {
 	}
 }
 
+// checkDevice warns about a cloud that no certificate is for. One that knows the device by something else is aziot's business.
+func (c *Config) checkDevice(p part) {
+	told := c.Provisioning.Source == SourceDPS || c.Provisioning.Source == SourceAWS
+	att := p.sub("attestation")
+	method, given := att.str("method")
+	if !told || given && method != "x509" || att.has("identity_cert") ||
+		slices.ContainsFunc(c.Certificates, func(c Certificate) bool { return c.Role == RoleDevice }) {
+		return
+	}
+	p.warn("source", "", "names a cloud, and there is no certificate for it to know",
+		`add [provisioning.attestation.identity_cert] with method = "est"`)
+}
+
 func (p part) awsEndpoint() string {
 	s, ok := p.str("endpoint")
 	if ok && (!isDNSName(s) || !strings.Contains(s, ".") || net.ParseIP(s) != nil) {
