@@ -26,7 +26,7 @@ func (p *probes) certificate(c *status.Certificate, live *store.Generation) []*R
 		if slices.Contains([]string{"hook-failed", "output-failed", "output-refused", "hooks-waiting"}, problem.Code) {
 			continue // by the checks of outputs and hooks
 		}
-		if ofCloud(c.Onboarding, problem) {
+		if problem == c.CloudProblem() {
 			continue // by that of the cloud
 		}
 		all = append(all, problemOf("certificate-problem", c.ID, problem))

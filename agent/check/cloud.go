@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"certagent/agent"
@@ -132,13 +131,11 @@ func judgeCloud(look *agent.CloudLook, k cloudContact, doubted bool) []*Result {
 // known judges what the agent has told the cloud of a certificate.
 func (p *probes) known(c *status.Certificate) *Result {
 	o := c.Onboarding
-	for i := range c.Problems {
-		if problem := &c.Problems[i]; ofCloud(o, problem) {
-			return problemOf(idCloudKnows, o.Endpoint, problem)
-		}
+	if problem := c.CloudProblem(); problem != nil {
+		return problemOf(idCloudKnows, o.Endpoint, problem)
 	}
-	switch o.State {
-	case status.Registered:
+	switch {
+	case o.State == status.Registered:
 		text := c.ID + " is registered"
 		if o.DeviceID != "" {
 			text += " as " + o.DeviceID
@@ -147,13 +144,10 @@ func (p *probes) known(c *status.Certificate) *Result {
 			text += " at " + o.Hub
 		}
 		return ok(idCloudKnows, o.Endpoint, text)
-	case status.Pending:
-		return skipped(idCloudKnows, o.Endpoint, c.ID+" is not registered yet; the agent sees to it when there is a certificate")
+	case o.Why == "":
+		return skipped(idCloudKnows, o.Endpoint, "there is no valid certificate "+c.ID+" to register")
+	case o.State == status.Pending:
+		return skipped(idCloudKnows, o.Endpoint, c.ID+" is not registered yet; the agent sees to it")
 	}
 	return warning(idCloudKnows, o.Endpoint, c.ID+" is not registered", "certagent onboard tries at once")
-}
-
-// ofCloud tells a problem with a cloud from the certificate's others.
-func ofCloud(o *status.Onboarding, problem *status.Problem) bool {
-	return o != nil && strings.HasPrefix(problem.Code, o.Cloud+"-")
 }

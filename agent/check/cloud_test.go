@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +104,7 @@ func TestCloudKnows(t *testing.T) {
 		want     Verdict
 	}{
 		{status.Registered, nil, OK},
-		{status.Pending, nil, Skipped},
+		{status.Pending, nil, Skipped}, // there is no certificate
 		{status.Failed, []status.Problem{refused}, Failed},
 		{status.Registered, []status.Problem{refused}, Failed}, // it was asked for again
 		{status.Pending, []status.Problem{{Code: "dps-x", Text: "goes on", Notice: true}}, Warning},
@@ -119,5 +120,13 @@ func TestCloudKnows(t *testing.T) {
 				t.Errorf("%s: told twice: %+v", c.state, r)
 			}
 		}
+	}
+	// A second one is not lost.
+	p := &probes{Options: Options{Now: time.Now()}}
+	subject := status.Problem{Code: "dps-y", Text: "something else", Hint: "see to it"}
+	d := &status.Certificate{ID: "device-id", State: status.Valid, NotAfter: time.Now().Add(time.Hour),
+		Problems: []status.Problem{refused, subject}, Onboarding: &status.Onboarding{Cloud: "dps", State: status.Failed}}
+	if !slices.ContainsFunc(p.certificate(d, nil), func(r *Result) bool { return strings.Contains(r.Text, "something else") }) {
+		t.Error("of two problems with the cloud check tells one")
 	}
 }

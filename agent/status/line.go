@@ -67,6 +67,24 @@ func rank(s State) int {
 	return slices.Index(order, "")
 }
 
+// Undelivered tells whether an output or a hook waits for its turn.
+func (c *Certificate) Undelivered() bool {
+	return slices.ContainsFunc(c.Outputs, func(o Output) bool { return o.State == Pending }) ||
+		slices.ContainsFunc(c.Hooks, func(h Hook) bool { return h.State == Pending })
+}
+
+// CloudProblem is what is wrong with making c known to its cloud, or goes on with it (a notice); nil if nothing.
+func (c *Certificate) CloudProblem() *Problem {
+	if c.Onboarding == nil {
+		return nil
+	}
+	i := slices.IndexFunc(c.Problems, func(p Problem) bool { return strings.HasPrefix(p.Code, c.Onboarding.Cloud+"-") })
+	if i < 0 {
+		return nil
+	}
+	return &c.Problems[i]
+}
+
 // nextDelivery is when an output or a hook that failed is tried again; zero if none did.
 func (c *Certificate) nextDelivery() time.Time {
 	next := c.OutputsNextTry

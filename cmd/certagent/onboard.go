@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,10 +100,12 @@ func (p *program) onboarded(c status.Certificate, known bool) error {
 			o.Registered.Local().Format(time.DateTime), o.File)
 		return err
 	}
-	for _, problem := range c.Problems {
-		if !problem.Notice {
-			return failed(&hint{fmt.Errorf("%s: not registered: %s", c.ID, status.Printable(problem.Text)), problem.Hint})
-		}
+	problem := c.CloudProblem()
+	if i := slices.IndexFunc(c.Problems, func(p status.Problem) bool { return !p.Notice }); problem == nil && i >= 0 {
+		problem = &c.Problems[i] // it may be why there is no certificate
 	}
-	return failed(&hint{fmt.Errorf("%s: not registered: there is no certificate that could be", c.ID), "certagent status says why"})
+	if problem == nil {
+		return failed(&hint{fmt.Errorf("%s: not registered yet", c.ID), "certagent status says why"})
+	}
+	return failed(&hint{fmt.Errorf("%s: not registered: %s", c.ID, status.Printable(problem.Text)), problem.Hint})
 }
