@@ -113,6 +113,6 @@ func surveyCloud(p config.Provisioning, s *store.Store, live *store.Generation, 
 	c.restore(result, state)
 	c.aim(p, live)
 	d, problems := c.describe(now)
-	d.File = files.ResultFile()
+	d.File, d.HoldsUntil = files.ResultFile(), heldUntil(c.next(now), live, now)
 	return &d, problems, nil
 }

@@ -64,9 +64,14 @@ func describe(v view) status.Certificate {
 		})
 	}
 	s.Problems = append(s.Problems, v.problems...)
-	s.Onboarding = v.onboarding
 	s.Problems = append(s.Problems, v.onboardingProblems...)
 	describeDelivery(&s, v)
+	if v.onboarding != nil {
+		s.Onboarding = new(*v.onboarding)
+		if !s.Undelivered() {
+			s.Onboarding.HoldsUntil = time.Time{}
+		}
+	}
 	if v.live == nil {
 		s.State = status.Missing
 		if _, broken := errors.AsType[*store.BrokenError](v.liveErr); broken {

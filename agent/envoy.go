@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard/dps"
 	"certagent/agent/status"
 	"certagent/store"
 )
@@ -113,6 +114,7 @@ func (k *keeper) aim() error {
 			e.cancel()
 		} else {
 			e.cloud.hangUp()
+			e.event = nil // of what is registered no more
 		}
 		e.waived = false
 	}
@@ -181,7 +183,7 @@ func (k *keeper) readOnboarding() error {
 func (k *keeper) send(ctx context.Context, why string) {
 	e, a := &k.envoy, k.agent
 	if e.event == nil {
-		e.event = &registrationEvent{Certificate: k.id, Cloud: e.cloud.name(), Reason: why, Started: a.o.Now()}
+		e.event = &registrationEvent{Certificate: k.id, Cloud: e.cloud.name(), Reason: why, began: time.Now()}
 		if k.live != nil {
 			e.event.Generation = k.live.Number
 		}
@@ -256,24 +258,33 @@ const (
 // held is until when the delivery of the live certificate waits for the cloud; zero if it does not.
 func (k *keeper) held() time.Time {
 	e, now := &k.envoy, k.agent.o.Now()
-	if e.cloud == nil || e.waived || !e.cloud.next(now).new {
+	if e.cloud == nil || e.waived {
 		return time.Time{}
 	}
-	issued := notAhead(k.live.Meta.Issued, now)
-	until := issued.Add(min(holdAtMost, k.live.Leaf.NotAfter.Sub(k.live.Leaf.NotBefore)/holdPart))
+	return heldUntil(e.cloud.next(now), k.live, now)
+}
+
+func heldUntil(next errand, live *store.Generation, now time.Time) time.Time {
+	if !next.new || live == nil {
+		return time.Time{}
+	}
+	issued := notAhead(live.Meta.Issued, now)
+	until := issued.Add(min(holdAtMost, live.Leaf.NotAfter.Sub(live.Leaf.NotBefore)/holdPart))
 	if issued.IsZero() || !until.After(now) {
 		return time.Time{}
 	}
 	return until
 }
 
-// cloudClockSet has tried at once what a wrong clock may have kept from working.
-func (k *keeper) cloudClockSet() {
+// cloudMended has tried at once what the clock of this device, or a file on it, may have kept from working: somebody may have
+// mended that. What is wrong with the cloud is no better for it.
+func (k *keeper) cloudMended() {
 	e := &k.envoy
 	if e.cloud == nil {
 		return
 	}
-	if _, problems := e.cloud.describe(k.agent.o.Now()); len(problems) > 0 && strings.HasSuffix(problems[0].Code, "-untrusted") {
+	if _, problems := e.cloud.describe(k.agent.o.Now()); len(problems) > 0 &&
+		(strings.HasSuffix(problems[0].Code, "-untrusted") || problems[0].Code == dps.CodePayload) {
 		e.cloud.retryNow()
 	}
 }
@@ -285,7 +296,7 @@ func (k *keeper) shownOnboarding() (*status.Onboarding, []Problem) {
 		return nil, nil
 	}
 	s, problems := e.cloud.describe(k.agent.o.Now())
-	s.File, s.Ordered = e.files.ResultFile(), e.ordered
+	s.File, s.Ordered, s.HoldsUntil = e.files.ResultFile(), e.ordered, k.held()
 	if e.running {
 		s.NextTry = time.Time{}
 	}

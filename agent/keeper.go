@@ -126,7 +126,7 @@ func (k *keeper) loop(ctx context.Context) {
 		case <-k.courier.touched:
 			act = func() { k.courier.outdated = true }
 		case <-k.courier.again:
-			act = k.courier.retryNow
+			act = k.mended
 		case visit := <-k.visits:
 			act = func() { after = visit() }
 		}
@@ -155,7 +155,7 @@ func (k *keeper) windUp() {
 func (k *keeper) configured(l configuration) {
 	before, c := k.cfg.Policy, l.certificate
 	k.cfg, k.stamp = c, l.stamp
-	k.courier.retryNow()
+	k.mended()
 	if k.live == nil {
 		return
 	}
@@ -165,6 +165,12 @@ func (k *keeper) configured(l configuration) {
 	}
 }
 
+// mended has tried at once what a person who reloads may have mended.
+func (k *keeper) mended() {
+	k.courier.retryNow()
+	k.cloudMended()
+}
+
 // clockSet ends the back-off of a failure that a wrong clock may have caused: setting it is a repair, as a new credential
 // is. What the server asked for stands.
 func (k *keeper) clockSet() {
@@ -172,7 +178,7 @@ func (k *keeper) clockSet() {
 	case "untrusted", "bad-response", "no-identity":
 		k.repaired()
 	}
-	k.cloudClockSet()
+	k.cloudMended()
 }
 
 // awaitsApproval tells whether a request was taken by the server and not decided (202).

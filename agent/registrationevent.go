@@ -17,8 +17,8 @@ type registrationEvent struct {
 	Generation  int
 	Exchanges   int
 	Statuses    []int // of HTTP, in order
-	Started     time.Time
-	Ended       time.Time
+	began       time.Time
+	took        time.Duration
 	Result      string
 	Endpoint    string
 	Hub         string // on success
@@ -43,7 +43,7 @@ func (e *registrationEvent) add(t tiding) {
 
 // end notes what came of it, by how it stands now.
 func (e *registrationEvent) end(s status.Onboarding, problems []Problem, class string, next errand, now time.Time) {
-	e.Ended, e.Endpoint, e.Failures, e.NextTry = now, s.Endpoint, s.Failures, s.NextTry
+	e.took, e.Endpoint, e.Failures, e.NextTry = time.Since(e.began), s.Endpoint, s.Failures, s.NextTry
 	e.NextWhy = whyNext(next.held.After(now))
 	e.Result = status.Registered
 	if len(problems) > 0 {
@@ -70,7 +70,7 @@ func (e *registrationEvent) level() zerolog.Level {
 func (e *registrationEvent) MarshalZerologObject(z *zerolog.Event) {
 	z.Str("event", "registration").Str("certificate", e.Certificate).Str("result", e.Result).Str("reason", e.Reason).
 		Str("cloud", e.Cloud).Str("endpoint", e.Endpoint).Int("generation", e.Generation)
-	elapsed(z, "took_seconds", e.Ended.Sub(e.Started))
+	elapsed(z, "took_seconds", e.took)
 	z.Int("exchanges", e.Exchanges)
 	if len(e.Statuses) > 0 {
 		z.Ints("statuses", e.Statuses)

@@ -161,11 +161,13 @@ type Onboarding struct {
 	SHA256     string    `json:"sha256,omitempty"`
 	File       string    `json:"file,omitempty"` // where all that stands for applications
 	// Why is why the cloud is told: unknown, changed, renewed or asked.
-	Why      string    `json:"why,omitempty"`
-	Ordered  bool      `json:"ordered,omitempty"` // somebody asked for it, and no try since has come to an end
-	Failures int       `json:"failures"`          // in a row
-	LastTry  time.Time `json:"last_try,omitzero"`
-	NextTry  time.Time `json:"next_try,omitzero"`
+	Why     string `json:"why,omitempty"`
+	Ordered bool   `json:"ordered,omitempty"` // somebody asked for it, and no try since has come to an end
+	// HoldsUntil is until when outputs and hooks wait for the cloud at most; zero if they do not.
+	HoldsUntil time.Time `json:"holds_until,omitzero"`
+	Failures   int       `json:"failures"` // in a row
+	LastTry    time.Time `json:"last_try,omitzero"`
+	NextTry    time.Time `json:"next_try,omitzero"`
 }
 
 // How far a cloud knows a certificate.

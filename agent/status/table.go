@@ -179,7 +179,7 @@ func (p *page) writeDetails(c *Certificate, s Snapshot, indent string) {
 		{"next: ", s.next(c)},
 		{"failed: ", failedLine(c, s.Time)},
 		{got, issuedLine(c, s.Time)},
-		{"cloud: ", cloudLine(c.Onboarding, s.Time)},
+		{"cloud: ", s.cloud(c.Onboarding)},
 		{"", deliveryLine(c, s.Time)},
 	} {
 		if l.text != "" {
@@ -260,11 +260,15 @@ func issuedLine(c *Certificate, now time.Time) string {
 	return line
 }
 
-// cloudLine says whether the cloud knows c, and what happens next if it does not: "registered as gw-17 at
+// cloud says whether the cloud knows c, and what happens next if it does not: "registered as gw-17 at
 // hub-1.azure-devices.net 5 hours ago (12:30:00)".
-func cloudLine(o *Onboarding, now time.Time) string {
+func (s Snapshot) cloud(o *Onboarding) string {
 	if o == nil {
 		return ""
+	}
+	now, being := s.Time, "being"
+	if !s.Running {
+		being = "to be"
 	}
 	where := o.Hub
 	if where == "" {
@@ -286,15 +290,19 @@ func cloudLine(o *Onboarding, now time.Time) string {
 	case o.State == Registered && o.Why == "":
 		return known
 	case o.State == Registered:
-		return known + "; registering again" + next
+		return known + "; " + being + " registered again" + next
+	case o.Why == "" && known != "":
+		return "no valid certificate to register; the last was " + known
+	case o.Why == "":
+		return "no valid certificate to register at " + where
 	case o.State == Failed && known != "":
 		return "not registered since the certificate was issued" + next + "; before, it was " + known
 	case o.State == Failed:
 		return "not registered at " + where + next
 	case known != "":
-		return "being registered" + next + "; the certificate before was " + known
+		return being + " registered" + next + "; the certificate before was " + known
 	}
-	return "being registered at " + where + next
+	return being + " registered at " + where + next
 }
 
 // deliveryLine says how the consumers of c are served: "outputs: 3 ok; hooks: 1 ok, 1 failed; next try in 4 minutes (17:24:10)".
@@ -322,6 +330,9 @@ func deliveryLine(c *Certificate, now time.Time) string {
 	}
 	add("outputs", outputs)
 	add("hooks", hooks)
+	if o := c.Onboarding; o != nil && o.HoldsUntil.After(now) {
+		parts = append(parts, "waiting for the cloud, going ahead "+moment(o.HoldsUntil, now))
+	}
 	if next := c.nextDelivery(); !next.IsZero() {
 		parts = append(parts, "next try "+moment(next, now))
 	}

@@ -28,6 +28,50 @@ func columnsIn(line string) (n int) {
 	return n
 }
 
+// TestTableOfTheCloud: how far a cloud knows the certificate, in words that are true.
+func TestTableOfTheCloud(t *testing.T) {
+	registered := status.Onboarding{Cloud: "dps", Endpoint: "https://dps.example", Hub: "hub.example", DeviceID: "gw", Registered: in(-day)}
+	never := status.Onboarding{Cloud: "dps", Endpoint: "https://dps.example"}
+	for _, c := range []struct {
+		of      status.Onboarding
+		state   string
+		why     string
+		running bool
+		want    string
+	}{
+		{registered, status.Registered, "", true, "cloud: registered as gw at hub.example"},
+		{registered, status.Registered, "asked", true, "; being registered again"},
+		{registered, status.Registered, "asked", false, "; to be registered again"},
+		{registered, status.Pending, "renewed", true, "cloud: being registered; the certificate before was registered as gw"},
+		{registered, status.Pending, "", true, "cloud: no valid certificate to register; the last was registered as gw"},
+		{registered, status.Failed, "renewed", true, "cloud: not registered since the certificate was issued; before,"},
+		{never, status.Pending, "unknown", true, "cloud: being registered at https://dps.example"},
+		{never, status.Pending, "unknown", false, "cloud: to be registered at https://dps.example"},
+		{never, status.Pending, "", true, "cloud: no valid certificate to register at https://dps.example"},
+		{never, status.Failed, "unknown", true, "cloud: not registered at https://dps.example"},
+	} {
+		c.of.State, c.of.Why = c.state, c.why
+		s := status.Snapshot{Time: now, Running: c.running, Certificates: []status.Certificate{{
+			ID: "device-id", State: status.Valid, NotBefore: in(-day), NotAfter: in(day), Onboarding: &c.of,
+			Outputs: []status.Output{{State: status.Pending}},
+		}}}
+		table := func() string {
+			var b strings.Builder
+			if err := s.WriteTable(&b, status.Look{Columns: 160}); err != nil {
+				t.Fatal(err)
+			}
+			return b.String()
+		}
+		if got := table(); !strings.Contains(got, c.want) || strings.Contains(got, "waiting") {
+			t.Errorf("%+v: want %q in\n%s", c.of, c.want, got)
+		}
+		c.of.HoldsUntil = in(4 * time.Minute)
+		if got := table(); !strings.Contains(got, "outputs: 1 pending; waiting for the cloud, going ahead in 4 minutes") {
+			t.Errorf("outputs that wait:\n%s", got)
+		}
+	}
+}
+
 // TestTableFits: no line has more columns than the terminal, whatever stands in it.
 func TestTableFits(t *testing.T) {
 	long := map[string]string{

@@ -22,7 +22,8 @@ func (p *program) waitCommand() *cobra.Command {
 		Use:   "wait ID",
 		Short: "wait until a certificate is valid",
 		Long: `wait returns when the certificate can be used and its outputs were written: for ExecStartPre= of a service that
-needs it. Hooks are not waited for, as one of them may start that very service. It asks the agent, or looks at the
+needs it. Hooks are not waited for, as one of them may start that very service. Outputs of a certificate that a cloud is
+to know wait for that, five minutes at most: where the cloud may be away, say --timeout 6m. It asks the agent, or looks at the
 state directory while none answers, and needs no right to read the configuration.
 
 Exit codes: 0 valid; at the timeout that of certagent status for this certificate (3 expired, 5 key mismatch,
@@ -135,6 +136,9 @@ func waitsFor(s status.Snapshot, id string, unanswered error) string {
 		why = "nothing is known of it yet"
 	case serves(c):
 		why += ", and its outputs are not written yet"
+		if o := c.Onboarding; o != nil && !o.HoldsUntil.IsZero() {
+			why += ": they wait for the cloud, until " + o.HoldsUntil.Local().Format(time.TimeOnly) + " at most"
+		}
 	case c.NextWhy != "":
 		why += ": " + c.NextWhy
 	}

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"certagent/agent/onboard/dps"
+	"certagent/agent/onboard/dps/dpstest"
+)
+
+// TestConsumersThatWaitAreTold: while outputs and hooks wait for the cloud, status says until when, from the agent and from the
+// disk alike; and then no more.
+func TestConsumersThatWaitAreTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{})
+		defer c.end()
+		c.cloud.Always("", dpstest.Status(503, ""))
+		a, stop := c.boot()
+		defer stop()
+		look := func() (told, onDisk time.Time) {
+			t.Helper()
+			settle()
+			s, err := survey(c.device)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return device0(a).Onboarding.HoldsUntil, s.Certificates[0].Onboarding.HoldsUntil
+		}
+		time.Sleep(time.Minute)
+		want := c.live("device-id").Meta.Issued.Add(holdAtMost)
+		if told, onDisk := look(); !told.Equal(want) || !onDisk.Equal(want) {
+			t.Errorf("they wait until %v, by the disk until %v, want %v", told, onDisk, want)
+		}
+		time.Sleep(holdAtMost)
+		if told, onDisk := look(); !told.IsZero() || !onDisk.IsZero() {
+			t.Errorf("when they wait no more they are said to wait until %v, by the disk until %v", told, onDisk)
+		}
+	})
+}
+
+// TestRegistrationThatIsSuperseded: where a renewal takes the place of a certificate that DPS was deciding about, the log says which
+// one was registered.
+func TestRegistrationThatIsSuperseded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{Takes: 3 * time.Minute, RetryAfter: 20 * time.Second})
+		defer c.end()
+		a, stop := c.boot()
+		defer stop()
+		time.Sleep(30 * time.Second) // between two looks
+		a.RenewAll()
+		time.Sleep(10 * time.Minute)
+		settle()
+		c.mustBeKnown(a)
+		for line := range strings.Lines(c.logs.String()) {
+			if strings.Contains(line, `"event":"registration"`) && !strings.Contains(line, `"generation":2,`) {
+				t.Errorf("generation 2 was registered, and the log has\n%s", line)
+			}
+		}
+		c.logs.mustSay(t, 1, `"result":"registered"`)
+	})
+}
+
+// TestReloadAfterAMendedFile: a file that kept the device from its cloud is read again at a reload, and not when the back-off ends; and
+// a reload does not go over a back-off that the cloud is the reason for.
+func TestReloadAfterAMendedFile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{})
+		defer c.end()
+		remove(t, filepath.Join(c.dir, "cloud.pem"))
+		a, stop := c.boot()
+		defer stop()
+		reload := func() {
+			t.Helper()
+			if err := a.ReloadNow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			settle()
+		}
+		time.Sleep(5 * time.Hour)
+		settle()
+		if p := device0(a).Problems; len(p) != 1 || p[0].Code != dps.CodeUntrusted {
+			t.Fatalf("without the file: %+v", p)
+		}
+		writeFile(t, filepath.Join(c.dir, "cloud.pem"), c.cloud.RootPEM())
+		reload()
+		c.mustBeKnown(a)
+
+		c.cloud.Always("", dpstest.Status(503, ""))
+		a.RenewAll()
+		time.Sleep(5 * time.Hour)
+		settle()
+		n, next := len(c.asked()), device0(a).Onboarding.NextTry
+		reload()
+		if again := len(c.asked()) - n; again > 0 || !device0(a).Onboarding.NextTry.Equal(next) {
+			t.Errorf("a reload had a cloud that is away asked %d times; the next try was to be at %v, and is at %v", again, next,
+				device0(a).Onboarding.NextTry)
+		}
+	})
+}
