@@ -20,6 +20,10 @@ const (
 	settleConfig = 2 * time.Second
 )
 
+// volumeLink is the link by which Kubernetes replaces all files of a ConfigMap at once: they are links through it, and stay as
+// they are (AtomicWriter in k8s.io/kubernetes/pkg/volume/util).
+const volumeLink = "..data"
+
 // Watch notices a saved configuration and a certificate that somebody deleted or damaged. It watches directories, not
 // files: an editor's rename ends the watch of a file. It returns nil when ctx ends, and an error when the system cannot
 // watch; the clock task's look once a minute then still finds the certificates, and SIGHUP the configuration.
@@ -102,7 +106,8 @@ func (a *Agent) Watch(ctx context.Context) error {
 			}
 			dir := filepath.Dir(ev.Name)
 			switch {
-			case ev.Name == file, dir == dropins && strings.HasSuffix(ev.Name, ".toml"), ev.Name == dropins:
+			case ev.Name == file, dir == dropins && strings.HasSuffix(ev.Name, ".toml"), ev.Name == dropins,
+				filepath.Base(ev.Name) == volumeLink && (dir == filepath.Dir(file) || dir == dropins):
 				if ev.Op == fsnotify.Chmod {
 					break
 				}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -264,6 +265,33 @@ func TestConfigurationFile(t *testing.T) {
 	g.configure(second)
 	g.signal(syscall.SIGHUP)
 	g.until("the good file in force", func() bool { return strings.Contains(g.log.String(), `"message":"configuration loaded"`) })
+	g.stop()
+}
+
+// TestConfigMap: Kubernetes replaces the files of a volume by renaming the link through which they lead, and that reloads them.
+func TestConfigMap(t *testing.T) {
+	t.Parallel()
+	s := esttest.New(t, esttest.Options{})
+	g := newGateway(t)
+	replace := func(version, text string) {
+		t.Helper()
+		if err := errors.Join(os.Mkdir(g.path(version), 0o755), os.Symlink(version, g.path("..data_tmp"))); err != nil {
+			t.Fatal(err)
+		}
+		g.write(version+"/config.toml", fmt.Sprintf("state_dir = %q\nrun_dir = %q\n", g.path("state"), g.path("run"))+text)
+		if err := os.Rename(g.path("..data_tmp"), g.path("..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := tutorial(t, s)
+	replace("..1", first)
+	if err := os.Symlink("..data/config.toml", g.path("config.toml")); err != nil {
+		t.Fatal(err)
+	}
+	g.start()
+	g.next("device-id", nil)
+	replace("..2", first+"\n[cert_issuance.certs.mqtt]\ncommon_name = \"mqtt\"\n")
+	g.next("mqtt", nil)
 	g.stop()
 }
 
