@@ -12,7 +12,7 @@ BIN := bin
 # Linters live in a module file of their own, so that the product does not depend on what they depend on.
 TOOL := $(GO) tool -modfile=.ci/tools.mod
 
-.PHONY: help build demo demo-azure demo-aws test check docs bench performance size fuzz sim test-root test-system test-faults packages clean FORCE
+.PHONY: help build demo demo-azure demo-aws test check docs bench performance size fuzz sim test-root test-system test-faults packages image clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -62,6 +62,14 @@ APK_SIGNING_KEY ?=
 packages: ## dist/: deb, rpm, apk and archlinux, and SHA256SUMS (ARCHES=amd64 FORMATS=deb is quick; see docs/installation.md)
 	DIST='$(DIST)' ARCHES='$(ARCHES)' FORMATS='$(FORMATS)' GO='$(GO)' \
 	    SIGNING_KEY='$(SIGNING_KEY)' APK_SIGNING_KEY='$(APK_SIGNING_KEY)' packaging/build
+
+# The name of the container image, what builds it (with its options), and the CA certificates that it brings.
+IMAGE ?= localhost/certagent
+BUILDAH ?= buildah
+ROOTS ?= /etc/ssl/certs/ca-certificates.crt
+
+image: ## a container image, by buildah (examples/container/README.md; GOARCH=arm64 for another machine)
+	IMAGE='$(IMAGE)' BUILDAH='$(BUILDAH)' ROOTS='$(ROOTS)' GO='$(GO)' packaging/image
 
 test-root: ## tests that need root or Debian packages; installs what is missing by itself
 	.ci/test-root

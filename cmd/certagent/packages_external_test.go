@@ -197,12 +197,15 @@ func checkContents(t *testing.T, all map[string]packaged, systemd bool) {
 		"/etc/certagent/bootstrap":   {fs.ModeDir | 0o750, "certagent"},
 	}
 	want := map[string]string{ // by the file in the tree
-		"/usr/share/bash-completion/completions/certagent":             "cmd/certagent/completion/certagent.bash",
-		"/usr/share/fish/vendor_completions.d/certagent.fish":          "cmd/certagent/completion/certagent.fish",
-		"/etc/certagent/config.toml":                                   "packaging/config.toml",
-		"/usr/share/doc/certagent/docs/installation.md":                "docs/installation.md",
-		"/usr/share/doc/certagent/examples/mosquitto/README.md":        "examples/mosquitto/README.md",
-		"/usr/share/doc/certagent/examples/systemd/50-certagent.rules": "examples/systemd/50-certagent.rules",
+		"/usr/share/bash-completion/completions/certagent":                         "cmd/certagent/completion/certagent.bash",
+		"/usr/share/fish/vendor_completions.d/certagent.fish":                      "cmd/certagent/completion/certagent.fish",
+		"/etc/certagent/config.toml":                                               "packaging/config.toml",
+		"/usr/share/doc/certagent/docs/installation.md":                            "docs/installation.md",
+		"/usr/share/doc/certagent/examples/ansible/roles/certagent/tasks/main.yml": "examples/ansible/roles/certagent/tasks/main.yml",
+		"/usr/share/doc/certagent/examples/cloud-init/user-data":                   "examples/cloud-init/user-data",
+		"/usr/share/doc/certagent/examples/container/gateway.yaml":                 "examples/container/gateway.yaml",
+		"/usr/share/doc/certagent/examples/mosquitto/README.md":                    "examples/mosquitto/README.md",
+		"/usr/share/doc/certagent/examples/systemd/50-certagent.rules":             "examples/systemd/50-certagent.rules",
 	}
 	if !systemd {
 		special["/etc/init.d/certagent"] = right{0o755, "root"}

@@ -34,9 +34,27 @@ const patience = 2 * time.Minute
 // boot starts a machine. It ends with the test, or with this process, and leaves nothing.
 func boot(t *testing.T, r root, share string) *machine {
 	t.Helper()
+	return bootWith(t, r, share, "", 0)
+}
+
+// bootWith starts a machine that has the files of a directory as well, unless that is "", and the network of a process, unless
+// that is 0.
+func bootWith(t *testing.T, r root, share, files string, network int) *machine {
+	t.Helper()
 	m := &machine{root: r, console: new(console)}
 	name := fmt.Sprintf("certagent-rig-%s-%d", r.name, os.Getpid())
-	cmd := exec.Command("./boot", r.directory(t), t.TempDir(), name, share)
+	directory := r.directory(t)
+	if files != "" {
+		directory = files + ":" + directory // as overlayfs takes it
+	}
+	cmd := exec.Command("./boot", directory, t.TempDir(), name, share)
+	if network != 0 {
+		space, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", network))
+		must(t, err)
+		defer space.Close()
+		cmd.ExtraFiles = []*os.File{space}
+		cmd.Args = append(cmd.Args, "--network-namespace-path=/proc/self/fd/3")
+	}
 	cmd.Stdout, cmd.Stderr = m.console, m.console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
 	ended := start(t, cmd)
