@@ -4,6 +4,7 @@ package rig
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -303,7 +304,13 @@ func (p pod) plays(t *testing.T, name string, documents ...map[string]any) {
 	file := filepath.Join(p.dir, name+".yaml")
 	p.write(t, file, "0600", "root:root", text.String())
 	p.does(t, "play kube --network host --start=false "+file)
-	t.Cleanup(func() { p.does(t, "pod rm -f -t 0 "+name) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			said, _ := p.try(p.podman("pod logs " + name + " 2>&1"))
+			t.Logf("the pod's log:\n%s", said)
+		}
+		p.does(t, "pod rm -f -t 0 "+name)
+	})
 }
 
 // here are what stands for this place in a manifest: the CA of its EST server, the server's address, the image.
@@ -337,14 +344,18 @@ ENTRYPOINT ["/bin/busybox", "sh", "-ec", "cd /var/lib/certagent/certs/device-id/
 	delete(sidecar.(map[string]any), "restartPolicy")
 	spec["containers"] = append([]any{sidecar}, at(t, spec, "containers").([]any)...)
 	delete(spec, "initContainers")
-	// What is not said is false; podman 4.3 insists on being told.
-	at(t, spec, "volumes", 1, "secret").(map[string]any)["optional"] = false
-	secret := map[string]any{
-		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "certagent-login"},
-		"data": map[string]any{"est-password": []byte("estpwd")},
+	// podman 4.3 gives Secrets to containers in base64, so that this one is laid out as the kubelet does it.
+	login := p.dir + "/login"
+	p.write(t, login+"/..1/est-password", "0440", "root:65532", "estpwd")
+	p.run(t, "cd "+login+" && ln -s ..1 ..data && ln -s ..data/est-password est-password && chmod 0755 ..1 && chmod 0777 .")
+	if secret := at(t, spec, "volumes", 1, "secret", "secretName"); secret != "certagent-login" {
+		t.Fatalf("the login is %v", secret)
 	}
-	p.plays(t, "application", secret, all[0], all[1], podOf(t, all[2]))
+	at(t, spec, "volumes").([]any)[1] = map[string]any{"name": "login", "hostPath": map[string]any{"path": login, "type": "Directory"}}
+	p.plays(t, "application", all[0], all[1], podOf(t, all[2]))
 	const pod = "application-"
+	// So does a kubelet give a volume to the fsGroup; podman does not know it.
+	p.run(t, p.podman(`volume inspect -f '{{.Mountpoint}}' certagent-state`)+` | { read -r dir; chown 0:65532 "$dir"; chmod 2775 "$dir"; }`)
 	p.does(t, "start "+pod+"certagent")
 	p.until(t, "the startup probe succeeds", func() bool {
 		_, code := p.try(p.podman("exec " + pod + "certagent" + commandOf(t, sidecar, "startupProbe")))
@@ -367,10 +378,15 @@ func (p pod) gateway(t *testing.T) {
 	bootstrap, state := p.dir+"/bootstrap", p.dir+"/node"
 	p.write(t, bootstrap+"/device.pem", "0640", "root:65532", p.est.file(t, "bootstrap.pem"))
 	p.write(t, bootstrap+"/device.key.pem", "0640", "root:65532", p.est.file(t, "bootstrap.key.pem"))
-	p.write(t, p.dir+"/machine-id", "0444", "root:root", strings.Repeat("4d", 16)+"\n")
+	// Not among podman's files: a machine-id in memory does not last, and does not count.
+	cache, err := os.UserCacheDir()
+	must(t, err)
+	machineID := filepath.Join(cache, "certagent", "machine-id-"+rand.Text())
+	must(t, os.WriteFile(machineID, []byte(strings.Repeat("4d", 16)+"\n"), 0o444))
+	t.Cleanup(func() { os.Remove(machineID) })
 	p.run(t, "chgrp 65532 "+bootstrap+" && chmod 0750 "+bootstrap+" && install -d -o 65532 -g 65532 "+state)
 	all := p.manifest(t, "gateway.yaml", append(p.here(t), "path: /etc/certagent/bootstrap,", "path: "+bootstrap+",",
-		"path: /var/lib/certagent,", "path: "+state+",", "path: /etc/machine-id,", "path: "+p.dir+"/machine-id,")...)
+		"path: /var/lib/certagent,", "path: "+state+",", "path: /etc/machine-id,", "path: "+machineID+",")...)
 	p.plays(t, "certagent", all[0], podOf(t, all[1]))
 	const container = "certagent-certagent"
 	p.does(t, "start "+container)
