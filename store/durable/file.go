@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -135,7 +136,7 @@ func ReadFile(fsys FS, path string, limit int64) ([]byte, fs.FileInfo, error) {
 	if !info.Mode().IsRegular() {
 		return nil, nil, &KindError{path, info.Mode(), "a regular file"}
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err := readAll(f, info.Size(), limit)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read %s: %w", path, cause(err))
 	}
@@ -143,6 +144,13 @@ func ReadFile(fsys FS, path string, limit int64) ([]byte, fs.FileInfo, error) {
 		return nil, nil, fmt.Errorf("read %s: %w: more than %d bytes", path, ErrTooLarge, limit)
 	}
 	return data, info, nil
+}
+
+// readAll reads to the end of r, and one byte more than limit at most, of what has size bytes unless it grows meanwhile.
+func readAll(r io.Reader, size, limit int64) ([]byte, error) {
+	data := bytes.NewBuffer(make([]byte, 0, min(size, limit)+bytes.MinRead))
+	_, err := data.ReadFrom(io.LimitReader(r, limit+1))
+	return data.Bytes(), err
 }
 
 // Link makes path a symbolic link to target, replacing a link that is there, in one step that survives a crash.
