@@ -216,19 +216,36 @@ func New(o Options) (*Agent, error) {
 	}
 	a.clock = newClock(&a.o, known, !o.Config.Clock.Check)
 	stamp := stampOf(o.Config.Files)
-	for _, c := range o.Config.Certificates {
-		if err := a.add(c, stamp); err != nil {
-			return nil, err
-		}
+	if err := a.addAll(o.Config.Certificates, stamp); err != nil {
+		return nil, err
 	}
 	a.dropVanished()
 	a.lookAtUnmanaged()
 	return a, nil
 }
 
-// add makes the keeper of c without starting it.
-func (a *Agent) add(c config.Certificate, stamp string) error {
-	k, err := newKeeper(a, new(c), stamp)
+// readAtOnce is how many certificates are read at once: a disk that is asked for several things answers sooner.
+const readAtOnce = 8
+
+// addAll makes the keepers of all, side by side.
+func (a *Agent) addAll(all []config.Certificate, stamp string) error {
+	errs := make([]error, len(all))
+	var next atomic.Int64
+	var readers sync.WaitGroup
+	for range min(readAtOnce, len(all)) {
+		readers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
+				errs[i] = a.add(&all[i], stamp)
+			}
+		})
+	}
+	readers.Wait()
+	return errors.Join(errs...)
+}
+
+// add makes the keeper of c, which never changes, without starting it.
+func (a *Agent) add(c *config.Certificate, stamp string) error {
+	k, err := newKeeper(a, c, stamp)
 	if err != nil {
 		return fmt.Errorf("open certificate %s in the store: %w", c.ID, err)
 	}
@@ -380,7 +397,7 @@ func (a *Agent) RenewAll() {
 	a.o.Log.Info().Str("event", "order").Int("certificates", len(a.keepers)).
 		Msg("renewal of every certificate is forced")
 	for _, k := range a.keepers {
-		send(k.force, struct{}{})
+		k.wish(wishRenewal)
 	}
 }
 

@@ -31,10 +31,6 @@ type HookRunner interface {
 // hooks. It belongs to the keeper's goroutine and does not block it: each step runs beside it, one at a time, and what
 // came of it is on disk before the next begins. A renewal neither waits for it nor fails with it.
 type courier struct {
-	// Mailboxes. touched: an output is not what it was. again: somebody may have mended something.
-	touched, again chan struct{}
-	done           chan *handed
-	swept          chan []string // see sweepFormer
 	// lookout is for the minute's look at the outputs; nil while there is nothing to look at.
 	lookout atomic.Pointer[lookout]
 
@@ -58,13 +54,6 @@ type handed struct {
 	lookout *lookout
 	hook    hook.Result
 	err     error // the step was not made, or broke off
-}
-
-func newCourier() courier {
-	return courier{
-		touched: make(chan struct{}, 1), again: make(chan struct{}, 1), done: make(chan *handed, 1),
-		swept: make(chan []string, 1), outdated: true, sweep: true,
-	}
 }
 
 // retryNow has everything that failed tried again now.
@@ -164,7 +153,7 @@ func (k *keeper) hand(ctx context.Context, step deliveryStep, to consignment) {
 	go func() {
 		l := inTurn(ctx, turn, act)
 		l.step = step
-		c.done <- &l
+		k.back <- &l
 	}()
 }
 

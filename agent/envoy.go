@@ -17,8 +17,6 @@ import (
 // disk before the next begins. When the next is due the clock task knows, as of everything else. A renewal neither waits for
 // it nor fails with it.
 type envoy struct {
-	done chan tiding
-
 	cloud cloud             // nil while there is none to be told
 	files *store.Onboarding // of cloud
 	// file is what the file of the result was like when it was last read or written, for the clock task to compare; nil
@@ -193,7 +191,7 @@ func (k *keeper) send(ctx context.Context, why string) {
 	errand := e.cloud.begin(contact{a.o.Clouds, a.userAgent(), a.o.Now}, a.o.Rand(), a.o.Now())
 	// A state that cannot be written keeps nobody waiting: what is on disk then has the errand done once more after a crash.
 	k.saveOnboarding()
-	go func() { e.done <- errand(ctx) }() // ends with the errand
+	go func() { k.back <- errand(ctx) }() // ends with the errand
 }
 
 // returned records what came of an errand, and logs a registration that has come to its end: once. It says whether it has.

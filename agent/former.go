@@ -22,11 +22,14 @@ func (k *keeper) sweepFormer() {
 	}
 	c.sweep, c.sweeping = false, true
 	paths := slices.Clone(c.state.Former)
-	go func() { c.swept <- k.agent.sweep(paths) }() // ends with the sweep; nobody waits where a file system hangs
+	go func() { k.back <- swept(k.agent.sweep(paths)) }() // ends with the sweep; nobody waits where a file system hangs
 }
 
+// swept are the paths that a sweep found clean.
+type swept []string
+
 // sweptFormer records what came of it.
-func (k *keeper) sweptFormer(clean []string) {
+func (k *keeper) sweptFormer(clean swept) {
 	c := &k.courier
 	c.sweeping = false
 	c.state.Former = slices.DeleteFunc(c.state.Former, func(path string) bool { return slices.Contains(clean, path) })

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"certagent/agent/config"
-	"certagent/agent/control"
 	"certagent/agent/status"
 	"certagent/renew"
 	"certagent/store"
@@ -26,12 +25,13 @@ type keeper struct {
 	id     string
 	stored *store.Certificate
 
-	// Mailboxes of one letter each: a sender never waits, and letters that say the same are one.
+	// Mailboxes of one letter each: a sender never waits, and letters that say the same are one. A mailbox costs each keeper some
+	// 200 bytes, so that what can be said in a bit is a wish.
 	post
-	force     chan struct{}
-	reset     chan struct{} // the wall clock was set
+	wishes    atomic.Uint32
 	configure chan configuration
-	results   chan *result
+	// back is what came of what ran beside the keeper: a *result, *handed, tiding or swept, at most one of each.
+	back chan any
 	// visits run in the keeper's goroutine, which waits for nobody: whoever comes waits for it. What a visit returns runs
 	// after the look that follows.
 	visits chan func() (after func())
@@ -77,10 +77,10 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 	}
 	k := &keeper{
 		agent: a, id: c.ID, stored: stored, cfg: c, stamp: stamp,
-		post:  newPost("certificate " + c.ID),
-		force: make(chan struct{}, 1), reset: make(chan struct{}, 1), configure: make(chan configuration, 1), results: make(chan *result, 1),
+		post:      newPost("certificate " + c.ID),
+		configure: make(chan configuration, 1), back: make(chan any, 4),
 		visits:  make(chan func() func()),
-		courier: newCourier(), envoy: envoy{done: make(chan tiding, 1)}, attempts: []status.Attempts{{Result: status.Issued}},
+		courier: courier{outdated: true, sweep: true}, attempts: []status.Attempts{{Result: status.Issued}},
 	}
 	if k.retry, err = stored.Retry(); err != nil {
 		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
@@ -92,62 +92,6 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 	k.noticeEnd()
 	k.tried = a.o.Host.own(k.live) != nil || k.live == nil && k.retry.Failures > 0
 	return k, nil
-}
-
-// loop ends when ctx does, and then waits for the running attempt and delivery, which ctx ends too.
-func (k *keeper) loop(ctx context.Context) {
-	act, after := func() {}, func() {}
-	for {
-		k.works()
-		act()
-		k.look(ctx)
-		after()
-		act, after = func() {}, func() {}
-		k.waits()
-		select {
-		case <-ctx.Done():
-			k.windUp()
-			return
-		case <-k.kick:
-		case <-k.force:
-			act = func() { k.renew(control.Renewal{}) }
-		case <-k.reset:
-			act = k.clockSet
-		case c := <-k.configure:
-			act = func() { k.configured(c) }
-		case r := <-k.results:
-			act = func() { k.finish(r) }
-		case l := <-k.courier.done:
-			act = func() { k.delivered(l) }
-		case t := <-k.envoy.done:
-			act = func() { _ = k.returned(t) }
-		case clean := <-k.courier.swept:
-			act = func() { k.sweptFormer(clean) }
-		case <-k.courier.touched:
-			act = func() { k.courier.outdated = true }
-		case <-k.courier.again:
-			act = k.mended
-		case visit := <-k.visits:
-			act = func() { after = visit() }
-		}
-	}
-}
-
-// windUp waits for what is under way, which has been told to end.
-func (k *keeper) windUp() {
-	if k.running {
-		k.cancel()
-		k.finish(<-k.results)
-	}
-	if k.courier.running {
-		k.delivered(<-k.courier.done)
-	}
-	if k.envoy.running {
-		k.returned(<-k.envoy.done)
-	}
-	if k.envoy.cloud != nil {
-		k.envoy.cloud.hangUp()
-	}
 }
 
 // configured takes a changed configuration over. Where it makes the certificate due, that waits for its part of the
@@ -408,11 +352,11 @@ func (k *keeper) start(ctx context.Context, d decision) {
 	o.served = sync.OnceFunc(func() { k.agent.attempts.done(server) })
 	go func() {
 		if err := k.agent.attempts.wait(ctx, server, by); err != nil {
-			k.results <- &result{event: &event{Certificate: k.id, ending: ending{began: time.Now()}}, err: err}
+			k.back <- &result{event: &event{Certificate: k.id, ending: ending{began: time.Now()}}, err: err}
 			return
 		}
 		defer o.served()
-		k.results <- new(k.attempt(ctx, o))
+		k.back <- new(k.attempt(ctx, o))
 	}()
 }
 

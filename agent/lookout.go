@@ -80,7 +80,7 @@ func (a *Agent) watchOutputs(ctx context.Context) {
 					Msg("looking at outputs crashed")
 			}
 			if changed {
-				send(k.courier.touched, struct{}{})
+				k.wish(wishOutputs)
 			}
 		}
 	}

@@ -40,7 +40,7 @@ func (k *keeper) onboardOnce(ctx context.Context) error {
 			return err
 		}
 		k.send(ctx, next.why)
-		t := <-e.done
+		t := (<-k.back).(tiding) // nothing else runs beside it
 		if end := k.returned(t); !end {
 			continue
 		}

@@ -84,7 +84,7 @@ func (k *keeper) once(ctx context.Context) error {
 		return nil
 	}
 	k.start(ctx, d)
-	r := <-k.results
+	r := (<-k.back).(*result) // nothing else runs beside it
 	k.finish(r)
 	if q, err := k.question(); err == nil {
 		d := decide(q)
@@ -102,10 +102,12 @@ func (k *keeper) deliverOnce(ctx context.Context) error {
 		if !k.courier.running {
 			break
 		}
-		k.delivered(<-k.courier.done)
+		for k.courier.running {
+			k.take(<-k.back)
+		}
 	}
-	if k.courier.sweeping {
-		k.sweptFormer(<-k.courier.swept)
+	for k.courier.sweeping {
+		k.take(<-k.back)
 	}
 	return k.courier.undelivered()
 }

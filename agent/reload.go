@@ -54,7 +54,8 @@ func (a *Agent) reload(ctx context.Context) error {
 	wanted, stamp := map[string]bool{}, stampOf(cfg.Files)
 	var added, changed, removed []string
 	letters := map[string]configuration{}
-	for _, c := range cfg.Certificates {
+	for i := range cfg.Certificates {
+		c := &cfg.Certificates[i]
 		wanted[c.ID] = true
 		a.mu.Lock()
 		_, have := a.keepers[c.ID]
@@ -67,8 +68,8 @@ func (a *Agent) reload(ctx context.Context) error {
 				continue
 			}
 			added = append(added, c.ID)
-		case !sameCertificate(*old, c):
-			letters[c.ID] = configuration{new(c), stamp}
+		case !sameCertificate(*old, *c):
+			letters[c.ID] = configuration{c, stamp}
 			changed = append(changed, c.ID)
 		}
 	}
@@ -102,7 +103,7 @@ func (a *Agent) reload(ctx context.Context) error {
 		if slices.Contains(changed, id) || slices.Contains(added, id) {
 			send(k.kick, struct{}{})
 		} else {
-			send(k.courier.again, struct{}{}) // a person who reloads may have mended something
+			k.wish(wishRetry) // a person who reloads may have mended something
 		}
 	}
 	a.mu.Unlock()

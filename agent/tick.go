@@ -109,7 +109,7 @@ func (a *Agent) clockSet(now time.Time, by time.Duration) {
 	elapsed(z, "by_seconds", by)
 	z.Msg("the clock was set")
 	for _, k := range a.allKeepers() {
-		send(k.reset, struct{}{})
+		k.wish(wishClock)
 	}
 }
 

@@ -15,11 +15,14 @@ func (a *Agent) lookAtUnmanaged() {
 		a.o.Log.Warn().Str("event", "disk").Str("error", clip(err.Error())).Msg("certificates on disk not listed")
 	}
 	a.mu.Lock()
-	cfg := a.cfg
+	managed := map[string]bool{}
+	for _, c := range a.cfg.Certificates {
+		managed[c.ID] = true
+	}
 	a.mu.Unlock()
 	var found []view
 	for _, id := range ids {
-		if _, managed := cfg.Certificate(id); managed {
+		if managed[id] {
 			continue
 		}
 		v := view{id: id, host: a.o.Host}
