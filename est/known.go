@@ -110,11 +110,20 @@ const anchorLimit = 16
 
 // mergeCAs returns the CAs of k after an answer, without those that had expired by reached.
 func mergeCAs(k Known, answer []*x509.Certificate, reached time.Time) []*x509.Certificate {
+	checked := map[*x509.Certificate]bool{} // to check a signature takes longer than all else here
+	isRoot := func(cert *x509.Certificate) bool {
+		is, known := checked[cert]
+		if !known {
+			is = IsRoot(cert)
+			checked[cert] = is
+		}
+		return is
+	}
 	anchors := func(cert *x509.Certificate) bool {
-		return slices.ContainsFunc(k.TLSAnchors, cert.Equal) || IsRoot(cert) // the cheap one first
+		return slices.ContainsFunc(k.TLSAnchors, cert.Equal) || isRoot(cert) // the cheap one first
 	}
 	kept := k.CAs
-	if slices.ContainsFunc(answer, IsRoot) {
+	if slices.ContainsFunc(answer, isRoot) {
 		kept = slices.DeleteFunc(slices.Clone(k.CAs), func(cert *x509.Certificate) bool { return !anchors(cert) })
 	}
 	// In the order in which they are kept when there are too many: that which leads to the server first.
