@@ -98,7 +98,7 @@ func broken(n int, file string, err error) error {
 // load reads and verifies generation n in dir: everything parses, and the key is the certificate's.
 func (s *Store) load(dir string, n int) (*Generation, error) {
 	g := &Generation{Number: n, Dir: dir}
-	leaf, err := s.loadCertificates(dir, n, certFile)
+	leaf, leafText, err := s.loadCertificates(dir, n, certFile, x509.ParseCertificate)
 	if err != nil {
 		return nil, err
 	}
@@ -106,21 +106,17 @@ func (s *Store) load(dir string, n int) (*Generation, error) {
 		return nil, &BrokenError{Gen: n, File: certFile, Why: fmt.Sprintf("holds %d certificates, not one", len(leaf))}
 	}
 	g.Leaf = leaf[0]
-	if g.Chain, err = s.loadCertificates(dir, n, chainFile); err != nil {
-		return nil, err
-	}
-	s.issuers.share(g.Chain)
-	full, err := s.loadCertificates(dir, n, fullchainFile)
+	chain, chainText, err := s.loadCertificates(dir, n, chainFile, s.issuers.parse)
 	if err != nil {
 		return nil, err
 	}
-	if !slices.EqualFunc(full, append(leaf, g.Chain...), (*x509.Certificate).Equal) {
-		return nil, &BrokenError{Gen: n, File: fullchainFile, Why: "does not hold " + certFile + " and " + chainFile}
-	}
-	if g.CAs, err = s.loadCertificates(dir, n, caFile); err != nil {
+	g.Chain = chain
+	if err := s.checkFullchain(dir, n, g, leafText, chainText); err != nil {
 		return nil, err
 	}
-	s.issuers.share(g.CAs)
+	if g.CAs, _, err = s.loadCertificates(dir, n, caFile, s.issuers.parse); err != nil {
+		return nil, err
+	}
 	g.Key, err = s.keys.Load(dir)
 	switch {
 	case s.readOnly && errors.Is(err, fs.ErrPermission):
@@ -136,16 +132,39 @@ func (s *Store) load(dir string, n int) (*Generation, error) {
 	return g, nil
 }
 
-func (s *Store) loadCertificates(dir string, n int, file string) ([]*x509.Certificate, error) {
-	data, _, err := s.read(filepath.Join(dir, file))
+// checkFullchain expects the certificate and the chain of g in the file of both. It parses that only where it is not one text
+// behind the other, as [Store.write] makes it.
+func (s *Store) checkFullchain(dir string, n int, g *Generation, leaf, chain []byte) error {
+	text, _, err := s.read(filepath.Join(dir, fullchainFile))
 	if err != nil {
-		return nil, broken(n, file, err)
+		return broken(n, fullchainFile, err)
 	}
-	certs, err := parseCertificates(data)
+	if bytes.HasSuffix(leaf, []byte("\n")) && bytes.Equal(text, slices.Concat(leaf, chain)) {
+		return nil
+	}
+	full, err := parseCertificates(text, x509.ParseCertificate)
 	if err != nil {
-		return nil, &BrokenError{Gen: n, File: file, Why: err.Error(), Err: err}
+		return &BrokenError{Gen: n, File: fullchainFile, Why: err.Error(), Err: err}
 	}
-	return certs, nil
+	if !slices.EqualFunc(full, append([]*x509.Certificate{g.Leaf}, g.Chain...), (*x509.Certificate).Equal) {
+		return &BrokenError{Gen: n, File: fullchainFile, Why: "does not hold " + certFile + " and " + chainFile}
+	}
+	return nil
+}
+
+// loadCertificates gives the certificates in a file, made by parse of their DER, and its text.
+func (s *Store) loadCertificates(dir string, n int, file string, parse func(der []byte) (*x509.Certificate, error)) (
+	certs []*x509.Certificate, text []byte, err error,
+) {
+	text, _, err = s.read(filepath.Join(dir, file))
+	if err != nil {
+		return nil, nil, broken(n, file, err)
+	}
+	certs, err = parseCertificates(text, parse)
+	if err != nil {
+		return nil, nil, &BrokenError{Gen: n, File: file, Why: err.Error(), Err: err}
+	}
+	return certs, text, nil
 }
 
 // write puts the files of a new generation into dir, a directory that does not count yet, and makes them durable.

@@ -14,24 +14,26 @@ type issuers struct {
 	known map[[sha256.Size]byte]weak.Pointer[x509.Certificate]
 }
 
-// share replaces those of certs that are in memory already by those.
-func (i *issuers) share(certs []*x509.Certificate) {
+// parse gives the certificate with that DER: the one that is in memory already, if there is one.
+func (i *issuers) parse(der []byte) (*x509.Certificate, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	sum := sha256.Sum256(der)
+	if there := i.known[sum].Value(); there != nil {
+		return there, nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
 	if i.known == nil {
 		i.known = map[[sha256.Size]byte]weak.Pointer[x509.Certificate]{}
 	}
-	for n, cert := range certs {
-		sum := sha256.Sum256(cert.Raw)
-		if there := i.known[sum].Value(); there != nil {
-			certs[n] = there
-			continue
+	for sum, p := range i.known { // there are few, and those that nobody uses any more go
+		if p.Value() == nil {
+			delete(i.known, sum)
 		}
-		for sum, p := range i.known { // there are few, and those that nobody uses any more go
-			if p.Value() == nil {
-				delete(i.known, sum)
-			}
-		}
-		i.known[sum] = weak.Make(cert)
 	}
+	i.known[sum] = weak.Make(cert)
+	return cert, nil
 }

@@ -64,6 +64,12 @@ func TestLiveSaysWhatIsWrong(t *testing.T) {
 		{name: "no fullchain", file: "fullchain.pem", why: "is gone", damage: func(d string) error {
 			return os.Remove(d + "/live/fullchain.pem")
 		}},
+		{name: "fullchain without a line's end between the two", file: "fullchain.pem", why: "", damage: func(d string) error {
+			leaf, err := os.ReadFile(d + "/live/cert.pem")
+			chain, chainErr := os.ReadFile(d + "/live/chain.pem")
+			leaf = bytes.TrimSuffix(leaf, []byte("\n"))
+			return errors.Join(err, chainErr, write(d+"/live/cert.pem", leaf), write(d+"/live/fullchain.pem", slices.Concat(leaf, chain)))
+		}},
 		{name: "no anchors", file: "ca.pem", why: "is gone", damage: func(d string) error {
 			return os.Remove(d + "/live/ca.pem")
 		}},
@@ -264,11 +270,11 @@ func FuzzCertificates(f *testing.F) {
 	f.Add(one[:len(one)/2])
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		certs, err := store.ParseCertificates(data)
+		certs, err := store.ParseCertificates(data, x509.ParseCertificate)
 		if err != nil {
 			return
 		}
-		again, err := store.ParseCertificates(store.EncodeCertificates(certs...))
+		again, err := store.ParseCertificates(store.EncodeCertificates(certs...), x509.ParseCertificate)
 		if err != nil || !slices.EqualFunc(certs, again, (*x509.Certificate).Equal) {
 			t.Errorf("%d certificates written and read: %d, %v", len(certs), len(again), err)
 		}
@@ -314,4 +320,16 @@ func FuzzJSON(f *testing.F) {
 			must(t, err)
 		}
 	})
+}
+
+// A fullchain that a person wrote a line into holds the same certificates still.
+func TestFullchainWithText(t *testing.T) {
+	_, cert, _, _ := start(t)
+	file := cert.Dir() + "/live/fullchain.pem"
+	text, err := os.ReadFile(file)
+	must(t, err)
+	must(t, os.WriteFile(file, slices.Concat([]byte("of the gateway\n"), text), 0o644))
+	if _, err := cert.Live(); err != nil {
+		t.Error(err)
+	}
 }

@@ -18,8 +18,8 @@ func encodeCertificates(certs ...*x509.Certificate) []byte {
 }
 
 // parseCertificates reads PEM that holds certificates and nothing else but text. A block that was cut off is an error,
-// an empty file is none.
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
+// an empty file is none. Certificates are made by parse of their DER.
+func parseCertificates(data []byte, parse func(der []byte) (*x509.Certificate, error)) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for {
 		block, rest := pem.Decode(data)
@@ -32,7 +32,7 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("holds a %s among its certificates", block.Type)
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
+		c, err := parse(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("holds a certificate that does not parse: %w", err)
 		}

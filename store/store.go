@@ -86,7 +86,7 @@ type Store struct {
 	// another agent's.
 	untaken atomic.Pointer[error]
 
-	issuers issuers // of the generations that were read
+	issuers issuers // of the generations and the trust that were read
 
 	trust    sync.Mutex         // held by what changes a server's trust, from reading to writing it
 	lessons  sync.Mutex         // guards learning

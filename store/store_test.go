@@ -72,7 +72,7 @@ func TestFilesOfAGeneration(t *testing.T) {
 	} {
 		data, err := os.ReadFile(filepath.Join(c.Dir(), "live", name))
 		must(t, err)
-		got, err := store.ParseCertificates(data)
+		got, err := store.ParseCertificates(data, x509.ParseCertificate)
 		if err != nil || !slices.EqualFunc(got, want, (*x509.Certificate).Equal) {
 			t.Errorf("%s holds %d certificates, %v", name, len(got), err)
 		}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"crypto/x509"
 	"errors"
 	"io/fs"
 	"os"
@@ -111,7 +112,7 @@ func TestReadersNeverSeeATornPair(t *testing.T) {
 			if err := errors.Join(err, err2); err != nil {
 				return err
 			}
-			certs, err := store.ParseCertificates(cert)
+			certs, err := store.ParseCertificates(cert, x509.ParseCertificate)
 			if err != nil {
 				return err
 			}

@@ -99,7 +99,7 @@ func (s *Store) readCAs(path string) ([]*x509.Certificate, error) {
 	case err != nil:
 		return nil, err
 	}
-	cas, err := parseCertificates(data)
+	cas, err := parseCertificates(data, s.issuers.parse)
 	if err == nil && len(cas) == 0 {
 		err = errors.New("holds no certificate")
 	}
