@@ -51,9 +51,9 @@ func (k *keeper) loop(ctx context.Context) {
 	k.windUp()
 }
 
-// letter waits for a letter, and gives what is to be done about it: act before the look at how things are, after behind it. act
-// is nil when ctx has ended. Here a thousand keepers rest. The runtime halves a stack of which less than a quarter is in use, so
-// that what stands on it here decides whether a keeper at rest has 4 KiB of it or 8: no work is done in this function.
+// letter waits for a letter, and gives what is to be done about it: act before the look at how things are, after behind it.
+// act is nil when ctx has ended. Here a thousand keepers rest. The runtime halves a stack of which less than a quarter is in
+// use, so that what stands on it here decides whether a keeper at rest has 4 KiB of it or 8: no work is done in this function.
 func (k *keeper) letter(ctx context.Context) (act, after func()) {
 	after = func() {}
 	select {

@@ -31,7 +31,7 @@ func TestNotices(t *testing.T) {
 }
 
 // fileOf reads a file that must be there.
-func fileOf(t *testing.T, name string) []byte {
+func fileOf(t testing.TB, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(name)
 	if err != nil {

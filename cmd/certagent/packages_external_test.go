@@ -45,7 +45,7 @@ func copyOfTree(t *testing.T, dir string) string {
 }
 
 // tell runs a program that must succeed.
-func tell(t *testing.T, dir, name string, args ...string) string {
+func tell(t testing.TB, dir, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
 	cmd.Dir = dir
@@ -68,7 +68,7 @@ type packaged struct {
 
 // ofTar are the files of a tar archive by their absolute paths; those in front that a package manager keeps for itself begin
 // with a dot.
-func ofTar(t *testing.T, archive io.Reader) map[string]packaged {
+func ofTar(t testing.TB, archive io.Reader) map[string]packaged {
 	t.Helper()
 	all := map[string]packaged{}
 	for r := tar.NewReader(archive); ; {
@@ -88,7 +88,7 @@ func ofTar(t *testing.T, archive io.Reader) map[string]packaged {
 }
 
 // ofPackage reads a package of any kind.
-func ofPackage(t *testing.T, file string) map[string]packaged {
+func ofPackage(t testing.TB, file string) map[string]packaged {
 	t.Helper()
 	switch filepath.Ext(file) {
 	case ".deb":
