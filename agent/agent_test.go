@@ -372,20 +372,23 @@ func TestApprovalThatTakesDays(t *testing.T) {
 // TestApprovalAtNoSaidTime: a 202 without Retry-After is a matter of a quarter of an hour, one until the next century of a
 // week.
 func TestApprovalAtNoSaidTime(t *testing.T) {
+	stories := storiesOf(t)
 	for _, test := range []struct{ said, want time.Duration }{{0, 15 * time.Minute}, {876600 * time.Hour, 7 * day}} {
-		synctest.Test(t, func(t *testing.T) {
-			d := newDevice(t, day, oneCertificate)
-			d.ca.fail(func(c call) error {
-				return &est.Error{Op: c.op, Class: est.ErrPending, Status: 202, RetryAfter: test.said}
+		stories.play(fmt.Sprintf("told to wait %v", test.said), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, day, oneCertificate)
+				d.ca.fail(func(c call) error {
+					return &est.Error{Op: c.op, Class: est.ErrPending, Status: 202, RetryAfter: test.said}
+				})
+				_, stop := d.boot()
+				defer stop()
+				time.Sleep(test.want + 5*time.Minute)
+				settle()
+				calls := d.ca.seen()
+				if len(calls) != 2 || calls[1].at.Sub(calls[0].at) < test.want {
+					t.Errorf("told to wait %v: %d requests, want a second after %v", test.said, len(calls), test.want)
+				}
 			})
-			_, stop := d.boot()
-			defer stop()
-			time.Sleep(test.want + 5*time.Minute)
-			settle()
-			calls := d.ca.seen()
-			if len(calls) != 2 || calls[1].at.Sub(calls[0].at) < test.want {
-				t.Errorf("told to wait %v: %d requests, want a second after %v", test.said, len(calls), test.want)
-			}
 		})
 	}
 }

@@ -208,12 +208,12 @@ func TestEveryCallOfATurnFails(t *testing.T) {
 				stride, visited, calls := durabletest.Stride(17), 0, 0
 				synctest.Test(t, func(t *testing.T) {
 					p := w.begin(t)
-					for n := 1 + i%stride; p.breakAt(t, n, mode); n += stride {
+					for n := 1 + 3*i%stride; p.breakAt(t, n, mode); n += stride {
 						visited, calls = visited+1, n
 					}
 				})
-				t.Logf("%v: %d fault points, of %d or some more", mode, visited, calls)
-				if visited < 3 {
+				t.Logf("%v: %d fault points, every %dth of %d or some more", mode, visited, stride, calls)
+				if durabletest.Few(visited, 3) {
 					t.Errorf("%v: only %d fault points", mode, visited)
 				}
 			}

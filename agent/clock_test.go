@@ -27,6 +27,7 @@ const clockWasSet = `"message":"the clock was set"`
 func TestBootIn1970(t *testing.T) {
 	t.Parallel()
 	const life = 10 * day
+	stories := storiesOf(t)
 	for name, tc := range map[string]struct {
 		away    time.Duration // until the clock is set
 		pending bool
@@ -39,7 +40,7 @@ func TestBootIn1970(t *testing.T) {
 		"expired": {away: 12 * day, within: aMinute, by: identityBootstrap},
 		"pending": {away: 2 * day, pending: true, within: aMinute, by: identitySelf},
 	} {
-		t.Run(name, func(t *testing.T) {
+		stories.play(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newAstray(t, life, oneCertificate)
@@ -138,6 +139,7 @@ func TestForcedIn1970(t *testing.T) {
 func TestClockSteps(t *testing.T) {
 	t.Parallel()
 	const life = 40 * day
+	stories := storiesOf(t)
 	for _, tc := range []struct {
 		by    time.Duration
 		asked int
@@ -149,7 +151,7 @@ func TestClockSteps(t *testing.T) {
 		{by: -9 * time.Hour, wait: 9 * time.Hour}, {by: -23 * time.Hour, wait: 23 * time.Hour},
 		{by: -3 * day, asked: 1}, {by: -400 * day, asked: 1}, {by: -29 * year, asked: 1},
 	} {
-		t.Run(tc.by.String(), func(t *testing.T) {
+		stories.play(tc.by.String(), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				d := newAstray(t, life, oneCertificate)
@@ -215,11 +217,12 @@ func TestClockSetBackByMistake(t *testing.T) {
 // waited for, without a loop; more is refused, with a word about clocks, under back-off. Setting the clock ends that.
 func TestCAClockAhead(t *testing.T) {
 	t.Parallel()
+	stories := storiesOf(t)
 	for ahead, taken := range map[time.Duration]bool{
 		4 * time.Minute: true, 5 * time.Minute: true, 6 * time.Minute: false, -10 * time.Minute: true, 3 * time.Hour: false,
 	} {
 		for _, life := range []time.Duration{10 * time.Hour, 4 * day} {
-			t.Run(fmt.Sprintf("%v/%v", ahead, life), func(t *testing.T) {
+			stories.play(fmt.Sprintf("%v/%v", ahead, life), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					d := newAstray(t, life, oneCertificate)

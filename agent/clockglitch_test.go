@@ -17,6 +17,7 @@ import (
 func TestThirtyYearsAheadAndBack(t *testing.T) {
 	t.Parallel()
 	const life = 10 * time.Hour
+	stories := storiesOf(t)
 	for name, tc := range map[string]struct {
 		server error
 		shared bool // the server's clock makes the same leap, so that it issues
@@ -34,7 +35,7 @@ func TestThirtyYearsAheadAndBack(t *testing.T) {
 		"the server leaps too": {shared: true, left: true, asked: 1},
 	} {
 		for _, restart := range []string{"no restart", "restart in it", "restart after it"} {
-			t.Run(name+"/"+restart, func(t *testing.T) {
+			stories.play(name+"/"+restart, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					d := newAstray(t, life, oneCertificate)

@@ -67,6 +67,7 @@ func (h hung) Attributes(ctx context.Context) (*est.Attributes, error) {
 // can be had, and is no burden for a server that refuses, nor for one that hangs, so that no try ever comes to an end.
 func TestCrashLoop(t *testing.T) {
 	t.Parallel()
+	stories := storiesOf(t)
 	for _, c := range []struct {
 		name string
 		text string
@@ -79,7 +80,7 @@ func TestCrashLoop(t *testing.T) {
 		{"refused, and the password is a new file at each start", byPasswordFile, false, 5 + 4},
 	} {
 		for _, living := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, a certificate %v", c.name, living), func(t *testing.T) {
+			stories.play(fmt.Sprintf("%s, a certificate %v", c.name, living), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					d := newDevice(t, day, c.text)
 					writeFile(t, filepath.Join(d.dir, "password"), []byte("secret\n"))

@@ -66,11 +66,14 @@ func TestADaemonOutlivesEveryFault(t *testing.T) {
 				stride, visited := durabletest.Stride(29), 0
 				synctest.Test(t, func(t *testing.T) {
 					p := w.begin(t)
-					for n := 1 + i%stride; p.outlives(t, n, mode); n += stride {
+					for n := 1 + 3*i%stride; p.outlives(t, n, mode); n += stride {
 						visited++
 					}
 				})
-				t.Logf("%v: %d fault points", mode, visited)
+				t.Logf("%v: %d fault points, every %dth call", mode, visited, stride)
+				if visited == 0 {
+					t.Errorf("%v: no fault point", mode)
+				}
 			}
 		})
 	}
@@ -174,8 +177,8 @@ func TestEveryCallOfAReloadFails(t *testing.T) {
 				}
 				visited++
 			}
-			t.Logf("%d fault points", visited)
-			if visited < 3 {
+			t.Logf("%d fault points, every %dth call", visited, stride)
+			if durabletest.Few(visited, 3) {
 				t.Errorf("only %d fault points", visited)
 			}
 		})

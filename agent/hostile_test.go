@@ -38,10 +38,11 @@ func TestChangeThatIsNotGranted(t *testing.T) {
 		"forced":  func(_ *device, a *Agent) { a.RenewAll() },
 		"deleted": func(d *device, _ *Agent) { remove(d.t, filepath.Join(d.dir, "state/certs/device-id/live")) },
 	}
+	stories := storiesOf(t)
 	for change, text := range changes {
 		for status, answer := range answers {
 			for event, happen := range meanwhile {
-				t.Run(change+"/"+status+"/"+event, func(t *testing.T) {
+				stories.play(change+"/"+status+"/"+event, func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						d := newDevice(t, 12*time.Hour, oneCertificate)
@@ -150,10 +151,11 @@ func TestClockGlitch(t *testing.T) {
 		"Retry-After": &est.Error{Class: est.ErrUnavailable, Status: 503, RetryAfter: day},
 		"202":         &est.Error{Class: est.ErrPending, Status: 202, RetryAfter: 2 * day},
 	}
+	stories := storiesOf(t)
 	for name, failure := range failures {
 		for _, ahead := range []time.Duration{30 * time.Hour, 5 * 365 * day} {
 			for _, restart := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%v/restart=%v", name, ahead, restart), func(t *testing.T) {
+				stories.play(fmt.Sprintf("%s/%v/restart=%v", name, ahead, restart), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						var off atomic.Int64

@@ -81,7 +81,7 @@ func TestKilledAtEveryCallOfAnOrder(t *testing.T) {
 				points++
 			}
 			t.Logf("killed at %d calls, every %dth, %d of them after the order was taken", points, stride, taken)
-			if points < 10 || taken < 3 || taken == points {
+			if durabletest.Few(points, 10) || durabletest.Few(taken, 3) || taken == points {
 				t.Errorf("killed at %d calls, %d of them after the order was taken", points, taken)
 			}
 		})

@@ -34,6 +34,7 @@ func TestServersThatInviteALoop(t *testing.T) {
 			return kept
 		}
 	}
+	stories := storiesOf(t)
 	for _, c := range []struct {
 		name   string
 		text   string
@@ -66,7 +67,7 @@ func TestServersThatInviteALoop(t *testing.T) {
 			least: 119, most: 30 + 122, problem: "renewed-too-often"},
 	} {
 		for _, restarts := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, restarts %t", c.name, restarts), func(t *testing.T) {
+			stories.play(fmt.Sprintf("%s, restarts %t", c.name, restarts), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					d := newDevice(t, c.life, c.text)
 					d.drawing(0)

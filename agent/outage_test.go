@@ -120,9 +120,10 @@ func TestOutageOfMinutes(t *testing.T) {
 // more often at the end, at expiry at once, and after it no more than retry allows.
 func TestDeadServer(t *testing.T) {
 	t.Parallel()
+	stories := storiesOf(t)
 	for _, life := range []time.Duration{day, 30 * day, year} {
 		for _, draw := range draws {
-			t.Run(fmt.Sprintf("%v, draw %.1f", life, draw), func(t *testing.T) {
+			stories.play(fmt.Sprintf("%v, draw %.1f", life, draw), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					d := newDevice(t, life, defaults)
 					d.drawing(draw)
@@ -167,20 +168,23 @@ func TestDeadServer(t *testing.T) {
 // TestLastHours: a server that is back shortly before expiry is back in time.
 func TestLastHours(t *testing.T) {
 	t.Parallel()
+	stories := storiesOf(t)
 	for _, life := range []time.Duration{day, 30 * day, year} {
 		for _, left := range []time.Duration{2 * time.Hour, 20 * time.Minute, 3 * time.Minute} {
-			synctest.Test(t, func(t *testing.T) {
-				d := newDevice(t, life, defaults)
-				d.drawing(draws[2])
-				s := d.begins()
-				defer func() { s.stop() }()
-				_, expiry := s.loses(unavailable)
-				s.passes(time.Until(expiry.Add(-left)))
-				d.ca.fail(nil)
-				s.passes(left)
-				if g := d.live("device-id"); g.Number != 2 || !g.Meta.Issued.Before(expiry) {
-					t.Errorf("back with %v left of %v: generation %d is live at the end", left, life, g.Number)
-				}
+			stories.play(fmt.Sprintf("%v left of %v", left, life), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := newDevice(t, life, defaults)
+					d.drawing(draws[2])
+					s := d.begins()
+					defer func() { s.stop() }()
+					_, expiry := s.loses(unavailable)
+					s.passes(time.Until(expiry.Add(-left)))
+					d.ca.fail(nil)
+					s.passes(left)
+					if g := d.live("device-id"); g.Number != 2 || !g.Meta.Issued.Before(expiry) {
+						t.Errorf("back with %v left of %v: generation %d is live at the end", left, life, g.Number)
+					}
+				})
 			})
 		}
 	}
@@ -257,26 +261,29 @@ func appendTo(t *testing.T, path, text string) {
 // what came due while it was off waits for its turn, and the turn goes by while it is off.
 func TestOnForTenMinutesADay(t *testing.T) {
 	t.Parallel()
+	stories := storiesOf(t)
 	for _, life := range []time.Duration{30 * day, year} {
 		for _, draw := range draws {
-			synctest.Test(t, func(t *testing.T) {
-				d := newDevice(t, life, defaults)
-				d.drawing(draw)
-				_, stop := d.boot()
-				settle()
-				stop()
-				expiry := d.live("device-id").Leaf.NotAfter
-				time.Sleep(life*79/100 + 7*time.Hour)
-				for time.Until(expiry) > day {
+			stories.play(fmt.Sprintf("%v, draw %.1f", life, draw), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := newDevice(t, life, defaults)
+					d.drawing(draw)
 					_, stop := d.boot()
-					time.Sleep(10 * time.Minute)
 					settle()
 					stop()
-					time.Sleep(day - 10*time.Minute)
-				}
-				if g := d.live("device-id"); g.Number != 2 {
-					t.Errorf("life %v, draw %.1f: generation %d is live on the last day", life, draw, g.Number)
-				}
+					expiry := d.live("device-id").Leaf.NotAfter
+					time.Sleep(life*79/100 + 7*time.Hour)
+					for time.Until(expiry) > day {
+						_, stop := d.boot()
+						time.Sleep(10 * time.Minute)
+						settle()
+						stop()
+						time.Sleep(day - 10*time.Minute)
+					}
+					if g := d.live("device-id"); g.Number != 2 {
+						t.Errorf("life %v, draw %.1f: generation %d is live on the last day", life, draw, g.Number)
+					}
+				})
 			})
 		}
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -25,23 +26,26 @@ func refusesName(name string) func(call) error {
 // ever more seldom, at most by retry, however long that is.
 func TestRefusedChangeIsAskedForEverMoreSeldom(t *testing.T) {
 	t.Parallel()
+	stories := storiesOf(t)
 	for _, life := range []time.Duration{30 * day, year, 10 * year} {
 		for _, draw := range draws {
-			synctest.Test(t, func(t *testing.T) {
-				d := newDevice(t, life, oneCertificate)
-				d.drawing(draw)
-				s := d.begins()
-				defer func() { s.stop() }()
-				d.ca.fail(refusesName("other"))
-				d.text = strings.Replace(d.text, `common_name = "gateway"`, `common_name = "other"`, 1)
-				s.agent.Reload()
-				begin := time.Now()
-				for time.Since(begin) < 28*day {
-					s.off(4 * time.Hour)
-				}
-				if n := len(d.ca.since(begin)); n < 6 || n > 60 {
-					t.Errorf("life %v, draw %.1f: %d tries in four weeks, want 6 to 60", life, draw, n)
-				}
+			stories.play(fmt.Sprintf("%v, draw %.1f", life, draw), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := newDevice(t, life, oneCertificate)
+					d.drawing(draw)
+					s := d.begins()
+					defer func() { s.stop() }()
+					d.ca.fail(refusesName("other"))
+					d.text = strings.Replace(d.text, `common_name = "gateway"`, `common_name = "other"`, 1)
+					s.agent.Reload()
+					begin := time.Now()
+					for time.Since(begin) < 28*day {
+						s.off(4 * time.Hour)
+					}
+					if n := len(d.ca.since(begin)); n < 6 || n > 60 {
+						t.Errorf("life %v, draw %.1f: %d tries in four weeks, want 6 to 60", life, draw, n)
+					}
+				})
 			})
 		}
 	}

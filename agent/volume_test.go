@@ -58,6 +58,7 @@ func TestDeadServerWritesLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stories := storiesOf(t)
 	for _, tc := range []struct {
 		name     string
 		lifetime time.Duration
@@ -66,7 +67,7 @@ func TestDeadServerWritesLittle(t *testing.T) {
 		{"the same, of a day", day},
 		{"the same, of an hour", time.Hour},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		stories.play(tc.name, func(t *testing.T) {
 			t.Parallel()
 			row := regexp.MustCompile(`(?m)^\| ` + tc.name + ` \| (\d+) \| ([\d,]+) \|$`).FindSubmatch(page)
 			if row == nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,15 +36,6 @@ const (
 var Modes = [...]Mode{Fail, Lie, Stop}
 
 func (m Mode) String() string { return [...]string{"fail", "lie", "stop", "kill"}[m] }
-
-// Stride is by how much a sweep raises n: by 1 where the environment says CERTAGENT_FAULTS=all (make test-faults), and by
-// short otherwise, which should be a prime.
-func Stride(short int) int {
-	if os.Getenv("CERTAGENT_FAULTS") == "all" {
-		return 1
-	}
-	return short
-}
 
 // FS is a [durable.FS] whose n-th call fails. It is safe for concurrent use.
 type FS struct {
