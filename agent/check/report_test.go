@@ -5,12 +5,13 @@ import (
 	"context"
 	"flag"
 	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"certagent/agent/golden"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew; look at the difference before you keep it")
@@ -37,23 +38,6 @@ func every() Report {
 	return r
 }
 
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what it was (go test ./agent/check -update writes it anew); got:\n%s", file, got)
-	}
-}
-
 func TestFaces(t *testing.T) {
 	var text, json, coloured bytes.Buffer
 	if err := every().WriteText(&text, false); err != nil {
@@ -65,8 +49,8 @@ func TestFaces(t *testing.T) {
 	if err := every().WriteText(&coloured, true); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "every.txt", text.Bytes())
-	golden(t, "every.json", json.Bytes())
+	golden.Match(t, "testdata/every.txt", text.Bytes(), *update)
+	golden.Match(t, "testdata/every.json", json.Bytes(), *update)
 	for line := range strings.Lines(text.String()) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
 			t.Errorf("%d columns: %s", n, line)

@@ -12,27 +12,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"certagent/agent/golden"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata anew")
-
-// golden holds what a test got against a file, or writes the file with -update.
-func golden(t *testing.T, file, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs.\n--- got\n%s\n--- want\n%s", file, got, want)
-	}
-}
 
 func read(t *testing.T, file string) []byte {
 	t.Helper()
@@ -78,7 +62,7 @@ func TestMistakes(t *testing.T) {
 			if !ok || len(mistakes) == 0 || c != nil {
 				t.Fatalf("loaded %v, %v; want mistakes alone", c, err)
 			}
-			golden(t, strings.TrimSuffix(file, ".toml")+".err", err.Error()+"\n")
+			golden.Match(t, strings.TrimSuffix(file, ".toml")+".err", []byte(err.Error()+"\n"), *update)
 			if strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("the message repeats a password: %v", err)
 			}
@@ -108,12 +92,12 @@ func TestGood(t *testing.T) {
 	for _, file := range glob(t, "testdata/good/*.toml") {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			c := parse(t, string(read(t, file)))
-			golden(t, strings.TrimSuffix(file, ".toml")+".show", string(c.Show()))
+			golden.Match(t, strings.TrimSuffix(file, ".toml")+".show", c.Show(), *update)
 			var warnings strings.Builder
 			for _, w := range c.Warnings {
 				warnings.WriteString(w.String() + "\n")
 			}
-			golden(t, strings.TrimSuffix(file, ".toml")+".warn", warnings.String())
+			golden.Match(t, strings.TrimSuffix(file, ".toml")+".warn", []byte(warnings.String()), *update)
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/golden"
 	"certagent/agent/status"
 )
 
@@ -40,7 +41,7 @@ func counted() status.Snapshot {
 
 // TestMetrics is the whole text; promtool reads this very file in cmd/certagent's TestPrometheus.
 func TestMetrics(t *testing.T) {
-	golden(t, "everything.prom", []byte(strings.Join(metricsOf(t, counted()), "")))
+	golden.Match(t, "testdata/everything.prom", []byte(strings.Join(metricsOf(t, counted()), "")), *update)
 }
 
 // What the samples of a metric are for one certificate.

@@ -5,13 +5,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"certagent/agent/golden"
 	"certagent/agent/status"
 )
 
@@ -173,23 +173,6 @@ func crowd() status.Snapshot {
 	return s
 }
 
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what it was (go test ./agent/status -update writes it anew); got:\n%s", file, got)
-	}
-}
-
 func table(t *testing.T, s status.Snapshot, look status.Look) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -201,7 +184,7 @@ func table(t *testing.T, s status.Snapshot, look status.Look) string {
 
 func TestFaces(t *testing.T) {
 	for name, s := range map[string]status.Snapshot{"everything": everything(), "unread": unread(), "crowd": crowd()} {
-		golden(t, name+".txt", []byte(table(t, s, status.Look{})))
+		golden.Match(t, "testdata/"+name+".txt", []byte(table(t, s, status.Look{})), *update)
 		if name == "crowd" {
 			continue // its JSON says nothing new
 		}
@@ -209,9 +192,9 @@ func TestFaces(t *testing.T) {
 		if err := s.WriteJSON(&b); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name+".json", b.Bytes())
+		golden.Match(t, "testdata/"+name+".json", b.Bytes(), *update)
 	}
-	golden(t, "wide.txt", []byte(table(t, everything(), status.Look{Columns: 132, Unicode: true, Colour: true})))
+	golden.Match(t, "testdata/wide.txt", []byte(table(t, everything(), status.Look{Columns: 132, Unicode: true, Colour: true})), *update)
 }
 
 // TestExampleOfThePage: docs/operations.md shows what the program writes.
