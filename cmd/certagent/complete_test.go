@@ -31,7 +31,7 @@ func startShell(t *testing.T, cmd *exec.Cmd, setup string) *shell {
 	cmd.Dir = sh.dir
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + sh.dir, "TERM=dumb", "INPUTRC=" + filepath.Join(sh.dir, "config.txt"), "LC_ALL=C.UTF-8", "XDG_DATA_HOME=" + sh.dir,
-		"XDG_CONFIG_HOME=" + sh.dir, "HISTFILE=", "fish_history=",
+		"XDG_CONFIG_HOME=" + sh.dir, "HISTFILE=", "fish_history=", raceVariable + "=" + os.Getenv(raceVariable),
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

@@ -20,6 +20,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// raceVariable has the options of the race detector (https://go.dev/doc/articles/race_detector#Options). Whoever makes an
+// environment of his own hands it on: without them each program waits for a second before it ends (make check).
+const raceVariable = "GORACE"
+
 // TestMain lets this test binary be the program: "certagent" on the PATH of scripts and tests is the real main, run in a
 // process of its own.
 func TestMain(m *testing.M) {
@@ -56,6 +60,7 @@ func runScripts(t *testing.T, dir string, env map[string]string) {
 			for name, value := range env {
 				e.Setenv(name, value)
 			}
+			e.Setenv(raceVariable, os.Getenv(raceVariable))
 			// An outsider must come as far as the script's directory.
 			return errors.Join(os.Chmod(filepath.Dir(e.WorkDir), 0o755), os.Chmod(e.WorkDir, 0o755))
 		},
@@ -72,7 +77,7 @@ func runScripts(t *testing.T, dir string, env map[string]string) {
 				}
 				cmd := outsider(args[2:]...)
 				cmd.Dir = ts.MkAbs(".")
-				cmd.Env = []string{"STATE_DIRECTORY=" + ts.Getenv("STATE_DIRECTORY")}
+				cmd.Env = []string{"STATE_DIRECTORY=" + ts.Getenv("STATE_DIRECTORY"), raceVariable + "=" + os.Getenv(raceVariable)}
 				cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 				mustExit(ts, args, cmd.Run())
 			},

@@ -39,7 +39,7 @@ func TestStatusForEverybody(t *testing.T) {
 	look := func() string {
 		t.Helper()
 		cmd := outsider("status", "--config", g.path("config.toml"))
-		cmd.Env = []string{"STATE_DIRECTORY=" + g.path("state")}
+		cmd.Env = []string{"STATE_DIRECTORY=" + g.path("state"), raceVariable + "=" + os.Getenv(raceVariable)}
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()

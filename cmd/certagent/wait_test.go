@@ -27,7 +27,7 @@ func TestWait(t *testing.T) {
 	}
 	as := func(args ...string) *exec.Cmd {
 		cmd := outsider(append(args, "--config", g.path("config.toml"))...)
-		cmd.Env = []string{"STATE_DIRECTORY=" + g.path("state"), "RUNTIME_DIRECTORY=" + g.path("run")}
+		cmd.Env = []string{"STATE_DIRECTORY=" + g.path("state"), "RUNTIME_DIRECTORY=" + g.path("run"), raceVariable + "=" + os.Getenv(raceVariable)}
 		return cmd
 	}
 	finish(t, as("wait", "--timeout", "0s", "mqtt")).want(t, 1, "", `nothing is known of mqtt after 0s`)
