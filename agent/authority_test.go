@@ -150,11 +150,11 @@ func TestCACertificatesAreRefreshed(t *testing.T) {
 		d := newDevice(t, longLife, text)
 		a, stop := d.boot()
 		defer stop()
-		time.Sleep(29 * day)
+		time.Sleep(15 * day)
 		settle()
 		all := d.ca.fetches()
-		if n := len(all); n < 5 || n > 6 {
-			t.Fatalf("%d fetches in four weeks", n)
+		if n := len(all); n < 3 || n > 4 {
+			t.Fatalf("%d fetches in two weeks", n)
 		}
 		if n := len(d.ca.seen()); n != 1 {
 			t.Errorf("%d enrolments", n)
@@ -184,7 +184,7 @@ func TestRenewalsThatFetchCount(t *testing.T) {
 		d := newDevice(t, 4*day, oneCertificate)
 		_, stop := d.boot()
 		defer stop()
-		time.Sleep(20 * day)
+		time.Sleep(12 * day)
 		settle()
 		if enrolled, fetched := len(d.ca.seen()), len(d.ca.fetches()); fetched != enrolled {
 			t.Errorf("%d fetches for %d renewals", fetched, enrolled)

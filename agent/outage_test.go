@@ -304,53 +304,56 @@ func TestEveryIdentityHasItsTurn(t *testing.T) {
 		}
 		return refused(c)
 	}
-	for _, restarts := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			d := newDevice(t, 30*day, strings.Replace(withESTIdentity, "[cert_issuance.est.auth]\n",
-				"[cert_issuance.est.auth]\nusername = \"gateway\"\npassword = \"secret\"\n", 1))
-			s := d.begins()
-			defer func() { s.stop() }()
-			tries := func(since time.Time) []call {
-				return slices.DeleteFunc(d.ca.since(since), func(c call) bool { return c.id == "est-id" })
-			}
-			s.off(23 * day) // the EST identity is renewed at this start, the certificate due a day later
-			s.ca.fail(refuse)
-			begin := time.Now()
-			for n := 0; len(tries(begin)) < 9 && time.Since(begin) < 6*day; {
-				time.Sleep(time.Minute)
-				settle()
-				if restarts && len(tries(begin)) > n {
-					n = len(tries(begin))
-					s.restarts()
+	stories := storiesOf(t)
+	for _, restarts := range []bool{true, false} {
+		stories.play(fmt.Sprintf("restarts %t", restarts), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, 30*day, strings.Replace(withESTIdentity, "[cert_issuance.est.auth]\n",
+					"[cert_issuance.est.auth]\nusername = \"gateway\"\npassword = \"secret\"\n", 1))
+				s := d.begins()
+				defer func() { s.stop() }()
+				tries := func(since time.Time) []call {
+					return slices.DeleteFunc(d.ca.since(since), func(c call) bool { return c.id == "est-id" })
 				}
-			}
-			seen := tries(begin)
-			self, byEST, boot, password := identitySelf, identityEST, identityBootstrap, identityPassword
-			var who []identityName
-			for _, c := range seen {
-				who = append(who, c.identity)
-			}
-			if want := []identityName{self, self, byEST, boot, password, self, byEST, boot, password}; !slices.Equal(who, want) {
-				t.Fatalf("restarts %t: tried by %v\nwant %v", restarts, who, want)
-			}
-			for n, least := range []time.Duration{5, 20, 80, 320} {
-				if wait := seen[n+1].at.Sub(seen[n].at); wait < least*time.Minute-time.Second {
-					t.Errorf("restarts %t: try %d came %v after the one before it", restarts, n+2, wait)
+				s.off(23 * day) // the EST identity is renewed at this start, the certificate due a day later
+				s.ca.fail(refuse)
+				begin := time.Now()
+				for n := 0; len(tries(begin)) < 9 && time.Since(begin) < 6*day; {
+					time.Sleep(time.Minute)
+					settle()
+					if restarts && len(tries(begin)) > n {
+						n = len(tries(begin))
+						s.restarts()
+					}
 				}
-			}
-			s.ca.fail(nil)
-			s.passes(day)
-			if g := d.live("device-id"); g.Number != 2 {
-				t.Fatalf("restarts %t: generation %d is live a day after the last refusal", restarts, g.Number)
-			}
-			s.off(23 * day)
-			s.ca.fail(refuse)
-			again := time.Now()
-			s.passes(2 * day)
-			after := tries(again)
-			if len(after) < 3 || after[0].identity != self || after[1].identity != self || after[2].identity != byEST {
-				t.Errorf("restarts %t: after a success: %d tries", restarts, len(after))
-			}
+				seen := tries(begin)
+				self, byEST, boot, password := identitySelf, identityEST, identityBootstrap, identityPassword
+				var who []identityName
+				for _, c := range seen {
+					who = append(who, c.identity)
+				}
+				if want := []identityName{self, self, byEST, boot, password, self, byEST, boot, password}; !slices.Equal(who, want) {
+					t.Fatalf("tried by %v\nwant %v", who, want)
+				}
+				for n, least := range []time.Duration{5, 20, 80, 320} {
+					if wait := seen[n+1].at.Sub(seen[n].at); wait < least*time.Minute-time.Second {
+						t.Errorf("try %d came %v after the one before it", n+2, wait)
+					}
+				}
+				s.ca.fail(nil)
+				s.passes(day)
+				if g := d.live("device-id"); g.Number != 2 {
+					t.Fatalf("generation %d is live a day after the last refusal", g.Number)
+				}
+				s.off(23 * day)
+				s.ca.fail(refuse)
+				again := time.Now()
+				s.passes(2 * day)
+				after := tries(again)
+				if len(after) < 3 || after[0].identity != self || after[1].identity != self || after[2].identity != byEST {
+					t.Errorf("after a success: %d tries", len(after))
+				}
+			})
 		})
 	}
 }

@@ -247,7 +247,7 @@ func TestRefusedChangeDoesNotStopRenewal(t *testing.T) {
 		})
 		d.text = strings.Replace(d.text, `common_name = "gateway"`, `common_name = "other"`, 1)
 		a.Reload()
-		time.Sleep(10 * day)
+		time.Sleep(4 * day)
 		settle()
 		g := d.live("device-id")
 		if left := time.Until(g.Leaf.NotAfter); left < day/10 {
