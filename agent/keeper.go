@@ -330,6 +330,9 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 	}
 }
 
+// achieved tells whether the running attempt has made live what it was for, and is only about to say so.
+func (k *keeper) achieved() bool { return k.live != nil && k.live.Number > k.from }
+
 // resume spreads what came due while the agent was not running. A try that ended with the agent had its turn.
 func (k *keeper) resume(q question, leaf renew.Leaf) {
 	if k.looked || !q.credible || k.retry.Reissue != "" || k.retry.Interrupted > 0 {
@@ -460,7 +463,7 @@ func (k *keeper) schedule(at time.Time, others ...time.Time) {
 
 // publish makes the keeper's view of its certificate visible to status and to the other keepers.
 func (k *keeper) publish(d decision, lookErr error) {
-	v := view{cfg: k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running,
+	v := view{cfg: k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running && !k.achieved(),
 		delivery: k.courier.shown(), host: k.agent.o.Host}
 	v.onboarding, v.onboardingProblems = k.shownOnboarding()
 	for _, err := range []error{lookErr, k.saveErr, k.courier.saveErr, k.courier.readErr, k.envoy.saveErr, k.envoy.readErr} {

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -152,6 +154,36 @@ func TestNewKeyDuringAnAttempt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who has waited for a certificate and looks at status then must not read that it is still being fetched.
+func TestAnAttemptThatHasBroughtItsCertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, longLife, keptKey)
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		d.ca.fail(func(call) error { time.Sleep(5 * time.Minute); return nil })
+		mustOrder(t, a, control.Renewal{})
+		time.Sleep(time.Second)
+		if c := shown(t, a, "device-id"); c.NextWhy != "an attempt is under way" {
+			t.Errorf("next: %s", c.NextWhy)
+		}
+		dir := filepath.Join(d.state(), "certs", "device-id")
+		second := filepath.Join(dir, "gen-000002")
+		if err := errors.Join(
+			os.CopyFS(second, os.DirFS(filepath.Join(dir, "gen-000001"))), os.Chmod(filepath.Join(second, "key.pem"), 0o600),
+			os.Symlink("gen-000002", filepath.Join(dir, "next")), os.Rename(filepath.Join(dir, "next"), filepath.Join(dir, "live")),
+		); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute) // the clock task has looked
+		if c := shown(t, a, "device-id"); c.NextWhy == "an attempt is under way" || c.NextTry.IsZero() || c.Generation != 2 {
+			t.Errorf("generation %d; next: %s at %v", c.Generation, c.NextWhy, c.NextTry)
+		}
+		time.Sleep(10 * time.Minute) // the attempt has ended
+	})
 }
 
 // A crash between the wish for a new key and the drop of the request that it puts an end to leaves no way back to the old key.
