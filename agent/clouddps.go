@@ -120,7 +120,7 @@ func (d *dpsCloud) record(link *dpsLink, want dps.Registration, step dps.Step, a
 	if d.state = state; result != nil {
 		d.result = result
 	}
-	end = result != nil || err != nil || state.Problem != nil
+	end = result != nil || err != nil || state.Operation == nil
 	if end || d.want != want {
 		link.close()
 	}

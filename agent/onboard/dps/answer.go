@@ -1,9 +1,9 @@
 package dps
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -103,34 +103,33 @@ func read(want Registration, step Step, in received, s shown, secrets []string) 
 		e.Detail = quote(body.Message, secrets)
 		return Answer{}, e.judge(in.status, step, s)
 	}
-	unusable := func(format string, args ...any) (Answer, error) {
-		e.Class, e.Code, e.Hint = ErrBadResponse, CodeBadResponse, hintNotDPS
-		e.Err = fmt.Errorf(format, args...)
+	unusable := func(why string) (Answer, error) { // it quotes nothing: that may be of the payload
+		e.Class, e.Code, e.Hint, e.Err = ErrBadResponse, CodeBadResponse, hintNotDPS, errors.New(why)
 		return Answer{}, e
 	}
 	if in.cut {
-		return unusable("it has more than %d bytes", bodyLimit)
+		return unusable("it has more than " + strconv.Itoa(bodyLimit) + " bytes")
 	}
 	var body registrationAnswer
 	if err := json.Unmarshal(in.body, &body); err != nil {
-		return unusable("it is not the JSON of DPS") // why not would quote it
+		return unusable("it is not the JSON of DPS")
 	}
-	a := Answer{HTTP: in.status, RequestID: e.Tracking, Status: body.Status, RetryAfter: e.RetryAfter}
+	a := Answer{HTTP: in.status, RequestID: e.Tracking, Status: identifier(body.Status), RetryAfter: e.RetryAfter}
 	e.RetryAfter = 0
-	state := body.State
+	state := cmp.Or(body.State, new(registrationState))
+	is := func(status string) bool { // an operation may be at its end and what it is about refused
+		return strings.EqualFold(body.Status, status) || strings.EqualFold(state.Status, status)
+	}
 	switch {
-	case body.Status == "" || len(body.Status) > maxIdentifier || strings.ContainsFunc(body.Status, notIdentifier):
+	case a.Status == "":
 		return unusable("it has no status")
-	case strings.EqualFold(body.Status, statusAssigned):
-		return assigned(want, a, state, in.came, unusable)
-	case strings.EqualFold(body.Status, statusDisabled):
+	case is(statusDisabled):
 		return Answer{}, disabled(e)
-	case strings.EqualFold(body.Status, statusFailed):
-		if state == nil {
-			state = new(registrationState)
-		}
+	case is(statusFailed):
 		e.DPS, e.Detail = int(state.ErrorCode), quote(state.ErrorMessage, secrets)
 		return Answer{}, e.failure(step, s)
+	case strings.EqualFold(body.Status, statusAssigned):
+		return assigned(want, a, state, in.came, unusable)
 	}
 	a.Operation = body.OperationID
 	if a.Operation == "" {
@@ -147,16 +146,14 @@ func read(want Registration, step Step, in received, s shown, secrets []string) 
 
 // assigned is the answer with the result in it, if that can be one.
 func assigned(want Registration, a Answer, state *registrationState, came time.Time,
-	unusable func(string, ...any) (Answer, error)) (Answer, error) {
+	unusable func(why string) (Answer, error)) (Answer, error) {
 	switch {
-	case state == nil:
-		return unusable("the device is assigned, and it does not say to what")
 	case !onboard.IsHost(state.Hub):
-		return unusable("the name of the hub, %s, is no host name", onboard.Quote(state.Hub))
+		return unusable("the device is assigned, and what should name the hub is no host name")
 	case !isDeviceID(state.DeviceID):
-		return unusable("the device's name at the hub, %s, is none", onboard.Quote(state.DeviceID))
+		return unusable("the device is assigned, and what should name it at the hub is no name of a device")
 	case state.RegistrationID != "" && !strings.EqualFold(state.RegistrationID, want.RegistrationID):
-		return unusable("it is about another registration id, %s", onboard.Quote(state.RegistrationID))
+		return unusable("it is about another registration id")
 	}
 	a.Operation, a.RetryAfter = "", 0
 	a.Result = &Result{
@@ -175,7 +172,7 @@ func (e *Error) failure(step Step, s shown) *Error {
 		e.Class, e.Code = ErrRejected, CodeAllocation
 		e.Hint = "see the allocation policy and the hubs of the enrolment"
 	}
-	e.Err = errors.New("the registration failed")
+	e.Err, e.decided = errors.New("the registration failed"), true
 	return e
 }
 

@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -167,7 +166,8 @@ func (c *Client) request(step Step) (*http.Request, error) {
 	fail := func(code string, err error, hint string) (*http.Request, error) {
 		return nil, &Error{Do: step.Do, Target: want, Class: ErrDevice, Code: code, Err: err, Hint: hint}
 	}
-	if err := want.check(); err != nil {
+	target, err := want.check()
+	if err != nil {
 		return fail(CodeSettings, err, "correct [provisioning] in the configuration")
 	}
 	leaf, err := onboard.Leaf(c.o.Certificate)
@@ -206,10 +206,6 @@ func (c *Client) request(step Step) (*http.Request, error) {
 		method = http.MethodGet
 	default:
 		return fail(CodeSettings, fmt.Errorf("there is no step %s", onboard.Quote(string(step.Do))), "")
-	}
-	target, err := url.Parse(want.Endpoint)
-	if err != nil {
-		return fail(CodeSettings, errors.New("the endpoint is no URL"), "")
 	}
 	target = target.JoinPath(path...) // all of it was checked: no part can be taken for another
 	target.RawQuery = "api-version=" + apiVersion
@@ -276,7 +272,7 @@ func (c *Client) broken(step Step, err error, overdue bool) *Error {
 		e.Class, e.Code = ErrUntrusted, CodeUntrusted
 		e.Hint = "install the system's CA certificates (package ca-certificates), or name the CA behind the endpoint " +
 			"in trusted_certs of [provisioning]; trusted_certs of EST do not count here"
-	case refusedCertificate(err) && c.conn.offered.Load():
+	case c.conn.asked.Load() && (!c.conn.offered.Load() || refusedCertificate(err)): // without one it is never taken
 		e.Class, e.Code = ErrUnauthorized, CodeUnauthorized
 		e.Hint = c.shown().remedy(c.o.Registration, step.Why)
 	case overdue:

@@ -71,6 +71,8 @@ type Error struct {
 	Detail string // DPS's own words: bounded, printable, nothing of the payload in it
 	Hint   string // what a person can do; may be empty. Error does not repeat it
 	Err    error  // the cause, as harmless as Detail; may be nil
+
+	decided bool // it is the end of the operation
 }
 
 // Error says what happened, to what, and why, in one line.
@@ -118,6 +120,9 @@ func (e *Error) Unwrap() []error {
 // keepsOperation reports whether DPS may still be at the registration that it was asked for: nothing that it said
 // speaks against it.
 func (e *Error) keepsOperation() bool {
+	if e.decided {
+		return false
+	}
 	switch e.Code {
 	case CodeThrottled, CodeUnavailable, CodeBadResponse, CodeUntrusted, CodeCertificate:
 		return true

@@ -40,17 +40,17 @@ func (a Registration) place() string {
 	return onboard.Printable(u.Scheme + "://" + u.Host)
 }
 
-// check says what no service would take.
-func (a Registration) check() error {
+// check says what no service would take, else where the endpoint is.
+func (a Registration) check() (*url.URL, error) {
 	u, err := url.Parse(a.Endpoint)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" ||
 		u.RawQuery != "" || u.Fragment != "" {
-		return errors.New("the endpoint must be https://host[:port], without a path") // not quoted: it may hold a login
+		return nil, errors.New("the endpoint must be https://host[:port], without a path") // not quoted: it may hold a login
 	}
 	if !isSegment(a.IDScope) {
-		return fmt.Errorf("%s is no ID scope: it is letters and digits, as in 0ne00A1B2C3", onboard.Quote(a.IDScope))
+		return nil, fmt.Errorf("%s is no ID scope: it is letters and digits, as in 0ne00A1B2C3", onboard.Quote(a.IDScope))
 	}
-	return CheckRegistrationID(a.RegistrationID)
+	return u, CheckRegistrationID(a.RegistrationID)
 }
 
 // maxIdentifier is how many characters a registration id may have, and, as we bound it, any other identifier.

@@ -40,8 +40,10 @@ func (r Result) Bytes() []byte { return onboard.Encode(r) }
 // device then registers once more, which does no harm, and believes nothing that it would not have written itself.
 func ParseResult(file []byte) *Result {
 	var r Result
-	if !onboard.Decode(file, &r) || r.Version != resultVersion || !onboard.IsHost(r.Hub) || !isDeviceID(r.DeviceID) || r.SHA256 == "" ||
-		r.check() != nil {
+	if !onboard.Decode(file, &r) || r.Version != resultVersion || !onboard.IsHost(r.Hub) || !isDeviceID(r.DeviceID) || r.SHA256 == "" {
+		return nil
+	}
+	if _, err := r.check(); err != nil {
 		return nil
 	}
 	return &r

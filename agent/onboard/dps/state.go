@@ -45,6 +45,16 @@ type Problem struct {
 	Since time.Time `json:"since"` // the first failure in a row with this code
 }
 
+// outlasts reports whether p may be there still although DPS took a registration. It takes those also that it decides
+// against seconds later, each time; such a device must back off all the same, and not seem well in between.
+func (p *Problem) outlasts() bool {
+	switch p.Code {
+	case CodeUnauthorized, CodeForbidden, CodeDisabled, CodeNotFound, CodeRejected, CodeAllocation, CodeOperationLost, CodeEndless:
+		return true
+	}
+	return false
+}
+
 // Bytes is the file of s: indented JSON with a newline at its end.
 func (s State) Bytes() []byte {
 	s.Version = stateVersion
@@ -156,7 +166,10 @@ func (s State) After(want Registration, step Step, a Answer, err error, draw flo
 	if now.Sub(began) >= operationPatience {
 		return s.failed(step, a.endless(want, step, now.Sub(began)), failures+1, draw, now), nil
 	}
-	s.Failures, s.Problem = 0, nil
+	s.Failures = failures
+	if p := s.Problem; p == nil || !p.outlasts() {
+		s.Failures, s.Problem = 0, nil
+	}
 	s.NextTry = now.Add(pollWait(a.RetryAfter, now.Sub(began)))
 	return s, nil
 }

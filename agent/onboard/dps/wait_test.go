@@ -125,16 +125,17 @@ func TestRetryAfterStandsOverOrders(t *testing.T) {
 	r.server.Next("", dpstest.Error(429001, "", "Retry-After", "600"))
 	r.fails(dps.CodeThrottled)
 	until := r.clock.Now().Add(10 * time.Minute)
-	if at := dps.Next(r.o.Registration, nil, dps.ParseState(r.state).Ask(), r.clock.Now()).At; !at.Equal(until) {
-		t.Errorf("asked by a person it tries at %v, want %v", at, until)
+	asked := dps.Next(r.o.Registration, nil, dps.ParseState(r.state).Ask(), r.clock.Now())
+	if !asked.At.Equal(until) || !asked.Held.Equal(until) {
+		t.Errorf("asked by a person it tries at %v, held until %v, want %v", asked.At, asked.Held, until)
 	}
 	r.holds(r.ca.issue("gw-17"))
 	if at := r.next().At; !at.Equal(until) {
 		t.Errorf("with another certificate it tries at %v, want %v", at, until)
 	}
 	r.o.Registration.Endpoint = "https://elsewhere.test"
-	if at := r.next().At; !at.IsZero() {
-		t.Errorf("another endpoint is tried at %v, want at once", at)
+	if step := r.next(); !step.At.IsZero() || !step.Held.IsZero() {
+		t.Errorf("another endpoint is tried at %v, held until %v, want at once", step.At, step.Held)
 	}
 }
 
@@ -173,6 +174,91 @@ func TestBackOff(t *testing.T) {
 	}
 }
 
+// DPS takes a registration before it decides against it. A device that it decides against each time backs off as one that
+// it refuses at once, and does not seem well in between.
+func TestBackOffFromDecisions(t *testing.T) {
+	status := func(s string) dpstest.Fault {
+		return dpstest.Status(200, map[string]any{"operationId": "4.x", "status": s})
+	}
+	for name, tt := range map[string]struct {
+		answer dpstest.Fault // to every poll
+		code   string
+		first  time.Duration
+		last   time.Duration
+	}{
+		"no hub":         {failed(400209, "out of hubs"), dps.CodeAllocation, time.Minute, 4 * time.Hour},
+		"no reason":      {status("failed"), dps.CodeAllocation, time.Minute, 4 * time.Hour},
+		"disabled":       {status("disabled"), dps.CodeDisabled, time.Minute, 4 * time.Hour},
+		"failed 401":     {failed(401002, "no"), dps.CodeUnauthorized, time.Minute, 4 * time.Hour},
+		"failed 403":     {failed(403001, "no"), dps.CodeForbidden, time.Minute, 4 * time.Hour},
+		"failed 404":     {failed(404001, "no"), dps.CodeNotFound, time.Minute, 4 * time.Hour},
+		"401":            {dpstest.Error(401002, "no"), dps.CodeUnauthorized, time.Minute, 4 * time.Hour},
+		"400":            {dpstest.Error(400004, "no"), dps.CodeRejected, time.Minute, 4 * time.Hour},
+		"lost each time": {dpstest.Error(404203, "gone"), dps.CodeOperationLost, 10 * time.Second, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, dpstest.Options{})
+			r.draw = .5
+			r.server.Always(dpstest.OpPoll, tt.answer)
+			began := r.clock.Now().Add(3 * time.Second)
+			var waits []time.Duration
+			for n := range 8 {
+				if did, err := r.step(); did != dps.Register || err != nil {
+					t.Fatalf("%s: %v", did, err)
+				}
+				if p := dps.ParseState(r.state).Problem; n > 0 && (p == nil || p.Code != tt.code || !p.Since.Equal(began)) {
+					t.Fatalf("while it tries again the problem is %+v", p)
+				}
+				r.fails(tt.code)
+				waits = append(waits, r.next().At.Sub(r.clock.Now()))
+			}
+			if waits[0] != tt.first || waits[7] != tt.last || !slices.IsSorted(waits) {
+				t.Errorf("waits %v", waits)
+			}
+			r.server.Clear()
+			r.known(r.registered())
+			if s := dps.ParseState(r.state); s.Failures != 0 || s.Problem != nil {
+				t.Errorf("state %+v after success", s)
+			}
+		})
+	}
+}
+
+// That DPS takes a registration ends what kept the device from asking, and the back-off from that.
+func TestBackOffEndsWithAnAnswer(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	r.draw = .5
+	r.server.Next("", slices.Repeat([]dpstest.Fault{dpstest.CloseBeforeAnswer}, 6)...)
+	for range 6 {
+		r.fails(dps.CodeUnavailable)
+	}
+	if did, err := r.step(); did != dps.Register || err != nil {
+		t.Fatal(did, err)
+	}
+	if s := dps.ParseState(r.state); s.Failures != 0 || s.Problem != nil {
+		t.Errorf("state %+v", s)
+	}
+	r.server.Next("", failed(400209, "out of hubs"))
+	r.fails(dps.CodeAllocation)
+	if wait := r.next().At.Sub(r.clock.Now()); wait != time.Minute {
+		t.Errorf("wait %v after the first refusal, want a minute", wait)
+	}
+}
+
+// A registration that failed is over, whatever its error code: there is nothing left to ask for.
+func TestFailedOperationIsNotAskedForAgain(t *testing.T) {
+	for _, code := range []int{500002, 429001, 408001, 409203, 401002, 0} {
+		r := newRig(t, dpstest.Options{})
+		r.step()
+		r.server.Next(dpstest.OpPoll, failed(code, "no"))
+		r.step()
+		if step := r.next(); step.Do != dps.Register {
+			t.Errorf("failed with %d it goes on with %s", code, step.Do)
+		}
+		r.known(r.registered())
+	}
+}
+
 // A wait that was computed by a clock that ran ahead is not waited for, be it of years or of half a day.
 func TestClockThatRanAhead(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
@@ -191,7 +277,7 @@ func TestClockThatRanAhead(t *testing.T) {
 		}
 	}
 	state := dps.State{Of: r.o.Registration, Failures: 4, NextTry: now.AddDate(8, 0, 0), RetryAfter: now.AddDate(8, 0, 0)}
-	if step := dps.Next(r.o.Registration, nil, state, now); !step.At.IsZero() {
+	if step := dps.Next(r.o.Registration, nil, state, now); !step.At.IsZero() || !step.Held.IsZero() {
 		t.Errorf("next step %+v, want at once", step)
 	}
 	state.Operation = &dps.Operation{ID: "4.x", Status: "assigning", Began: now.AddDate(8, 0, 0)}
