@@ -253,10 +253,14 @@ func (c *Client) roundTrip(request *http.Request) (received, error) {
 
 // shown is what the endpoint saw of our certificate.
 func (c *Client) shown() shown {
-	return shown{
+	s := shown{
 		asked: c.conn.asked.Load(), offered: c.conn.offered.Load(), chain: len(c.o.Certificate.Certificate),
 		issuer: c.leaf.Issuer.String(),
 	}
+	if kind := c.leaf.PublicKeyAlgorithm; kind != x509.RSA && kind != x509.ECDSA {
+		s.key = kind.String()
+	}
+	return s
 }
 
 // broken is the error of an exchange that got no answer.

@@ -3,12 +3,12 @@ package dps_test
 import (
 	"bufio"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -97,20 +97,31 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-// An endpoint that is not asked for a certificate that the device's key could sign for gets none, and the remedy says so,
-// whether that ends TLS or comes back as a refusal.
+// A key that the endpoint cannot use: it gets no certificate and ends TLS, or gets one and refuses it. The remedy is another
+// key, and no other enrolment.
 func TestKeyThatTheEndpointDoesNotTake(t *testing.T) {
-	r := newRig(t, dpstest.Options{MaxVersion: tls.VersionTLS13}) // which knows no such curve
-	key, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	curve, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf := r.ca.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "gw-17"}, NotBefore: r.clock.Now(), NotAfter: r.clock.Now().AddDate(0, 1, 0),
-	}, &key.PublicKey)
-	r.holds(&tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf})
-	if e := r.fails(dps.CodeUnauthorized); !strings.Contains(e.Hint, `key = "ec-p256"`) {
-		t.Errorf("%v; %s", e, e.Hint)
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		version uint16
+		key     crypto.Signer
+		hint    string
+	}{
+		{tls.VersionTLS13, curve, "could not be used"}, // TLS 1.3 knows no such curve
+		{tls.VersionTLS12, edwards, "is Ed25519"},
+	} {
+		r := newRig(t, dpstest.Options{MaxVersion: tt.version})
+		r.holds(r.ca.issueFor("gw-17", tt.key))
+		e := r.fails(dps.CodeUnauthorized)
+		if !strings.Contains(e.Hint, tt.hint) || !strings.Contains(e.Hint, `key = "ec-p256"`) {
+			t.Errorf("%v; %s", e, e.Hint)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type shown struct {
 	asked   bool   // the endpoint asked for a client certificate
 	offered bool   // and was given one
+	key     string // its kind, where that is not among those that Azure lists
 	chain   int    // of so many certificates
 	issuer  string // of the first
 }
@@ -65,6 +66,8 @@ func (e *Error) judge(status int, step Step, s shown) *Error {
 const hintNotDPS = "find out what answers at this address: a proxy, a captive portal, or something else that " +
 	"global_endpoint names"
 
+const otherKey = "take key = \"ec-p256\" or \"rsa-2048\"; the certificate is what group enrolment and individual enrolment go by"
+
 // remedy is what to do about a refusal of the certificate. DPS does not tell which kind of enrolment it went by, so
 // each of the two gets its sentence, the likelier one first.
 func (s shown) remedy(want Registration, why Reason) string {
@@ -77,8 +80,9 @@ func (s shown) remedy(want Registration, why Reason) string {
 		return "the endpoint did not ask for the device's certificate: if a proxy ends TLS on the way, have it pass TLS " +
 			"through; a certificate is what group enrolment and individual enrolment go by"
 	case !s.offered:
-		return "the device's key could not be used with this endpoint: take key = \"ec-p256\" or \"rsa-2048\"; a " +
-			"certificate is what group enrolment and individual enrolment go by"
+		return "the device's key could not be used with this endpoint: " + otherKey
+	case s.key != "":
+		return "the device's key is " + s.key + ", and Azure lists RSA and ECDSA on P-256, P-384 and P-521: " + otherKey
 	case why == Renewed:
 		return "individual enrolment: it still holds the certificate before the renewal; put the new one (SHA-256 " +
 			want.SHA256 + ") into the entry, or a CA certificate in its place, or use a group enrolment, which needs " +

@@ -2,6 +2,7 @@ package dps_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -81,7 +82,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-func (c *ca) sign(template *x509.Certificate, public *ecdsa.PublicKey) *x509.Certificate {
+func (c *ca) sign(template *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
 	c.t.Helper()
 	template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
 	der, err := x509.CreateCertificate(rand.Reader, template, c.cert, public, c.key)
@@ -96,13 +97,14 @@ func (c *ca) sign(template *x509.Certificate, public *ecdsa.PublicKey) *x509.Cer
 }
 
 // issue makes a device certificate of a month, with the CAs above it but for the root.
-func (c *ca) issue(name string) *tls.Certificate {
+func (c *ca) issue(name string) *tls.Certificate { return c.issueFor(name, newKey(c.t)) }
+
+func (c *ca) issueFor(name string, key crypto.Signer) *tls.Certificate {
 	c.t.Helper()
-	key := newKey(c.t)
 	leaf := c.sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, NotBefore: c.now().Add(-time.Minute), NotAfter: c.now().AddDate(0, 1, 0),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, &key.PublicKey)
+	}, key.Public())
 	pair := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 	for above := c; above.above != nil; above = above.above {
 		pair.Certificate = append(pair.Certificate, above.cert.Raw)

@@ -9,7 +9,8 @@
 //   - TLS 1.2, and a client certificate is required. Whether it is any good is said over HTTP: 401 with errorCode 401002.
 //   - An enrolment takes a device by the path from its certificate to a CA that was registered (a group's, or an individual
 //     entry's), made of nothing but the certificates that the device shows; or, in an individual entry, by the certificate
-//     itself. The common name must be the registration id, whatever the case of its letters.
+//     itself. The common name must be the registration id, whatever the case of its letters, and its key RSA or on a NIST
+//     curve.
 //   - The individual entry of a registration id decides alone, also when it is disabled. Of several groups the one whose CA
 //     is nearest to the device decides.
 //   - PUT …/register answers 202 with Retry-After and an operation; so does a poll until the registration is done. A second

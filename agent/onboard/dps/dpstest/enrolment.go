@@ -2,6 +2,9 @@ package dpstest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"slices"
@@ -76,6 +79,9 @@ func (s *Server) attest(registrationID string, chain []*x509.Certificate, now ti
 	if now.Before(chain[0].NotBefore) || now.After(chain[0].NotAfter) {
 		return nil, "Invalid certificate"
 	}
+	if !takes(chain[0].PublicKey) {
+		return nil, refused
+	}
 	if e := s.individuals[strings.ToLower(registrationID)]; e != nil {
 		for _, c := range e.certificates {
 			if !e.Disabled && (bytes.Equal(c.Raw, chain[0].Raw) || distance(chain, c, now) > 0) {
@@ -95,6 +101,17 @@ func (s *Server) attest(registrationID string, chain []*x509.Certificate, now ti
 		return nil, refused
 	}
 	return nearest, ""
+}
+
+// takes reports whether the service can use a key: RSA, and the curves that it recommends.
+func takes(key any) bool {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return true
+	case *ecdsa.PublicKey:
+		return key.Curve == elliptic.P256() || key.Curve == elliptic.P384() || key.Curve == elliptic.P521()
+	}
+	return false
 }
 
 // distance is how many steps lead from the first of chain to ca, by way of the others alone; 0 if none do.

@@ -48,9 +48,6 @@ type Options struct {
 	Takes      time.Duration
 	RetryAfter time.Duration
 
-	// Unlimited lifts the limit of five polls in ten seconds.
-	Unlimited bool
-
 	// MaxVersion is the newest version of TLS that is spoken. 0 means 1.2, as the service does.
 	MaxVersion uint16
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	real(w, r)
 }
 
+// versions are those of the API that are documented for devices.
+var versions = []string{"2019-03-31", "2021-06-01", "2021-10-01"}
+
+// registrationID is what a registration id may be.
+var registrationID = regexp.MustCompile(`^[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]$`)
+
 type handler func(w http.ResponseWriter, r *http.Request, body []byte)
 
 // route finds the operation of a request. The handlers run under mu.
@@ -118,13 +125,15 @@ func (s *Server) route(r *http.Request) (op string, h handler) {
 		work = func(w http.ResponseWriter, r *http.Request, _ []byte) { s.poll(w, r, parts[2], parts[4]) }
 	case n == 4 && r.Method == http.MethodPost && parts[0] == "devices" && parts[2] == "messages" && parts[3] == "events":
 		return OpSend, func(w http.ResponseWriter, r *http.Request, _ []byte) { s.send(w, r, parts[1]) }
+	case n == 4 && parts[1] == "registrations" && parts[3] == "register", n == 5 && parts[1] == "registrations" && parts[3] == "operations":
+		return "", func(w http.ResponseWriter, _ *http.Request, _ []byte) { s.fail(w, 405001, "Method not allowed") }
 	default:
 		return "", func(w http.ResponseWriter, _ *http.Request, _ []byte) { s.fail(w, 404001, "Resource not found") }
 	}
 	return op, func(w http.ResponseWriter, r *http.Request, body []byte) {
 		switch {
-		case r.URL.Query().Get("api-version") == "":
-			s.fail(w, 400004, "The api-version is missing")
+		case !slices.Contains(versions, r.URL.Query().Get("api-version")):
+			s.fail(w, 400004, "The api-version is missing, or none")
 		case parts[0] != s.options.IDScope:
 			s.fail(w, 404002, "The ID scope does not exist")
 		default:
@@ -156,6 +165,9 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id string, bod
 	switch err := json.Unmarshal(body, &asked); {
 	case kind != "application/json":
 		s.fail(w, 415001, "Unsupported media type")
+		return
+	case !registrationID.MatchString(id):
+		s.fail(w, 400004, "The registration id is none")
 		return
 	case err != nil || !strings.EqualFold(asked.RegistrationID, id):
 		s.fail(w, 400004, "The registration id of the body is not that of the path")
@@ -206,7 +218,7 @@ func (s *Server) poll(w http.ResponseWriter, r *http.Request, id, operation stri
 		return
 	}
 	v.polls = slices.DeleteFunc(v.polls, func(t time.Time) bool { return now.Sub(t) >= 10*time.Second })
-	if len(v.polls) >= 5 && !s.options.Unlimited {
+	if len(v.polls) >= 5 {
 		w.Header().Set("Retry-After", "10")
 		s.fail(w, 429001, "Too many requests")
 		return
