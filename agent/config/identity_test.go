@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -167,6 +168,22 @@ func TestRegistrationID(t *testing.T) {
 		differs := strings.Contains(name, "other") || strings.Contains(name, "hostname")
 		if warned := len(cfg.Warnings) > 0; warned != differs {
 			t.Errorf("%s: warnings %v", name, cfg.Warnings)
+		}
+	}
+}
+
+// Whose cloud does not take the kind of key is told before there is a certificate; another certificate is another matter.
+func TestKeyForTheCloud(t *testing.T) {
+	for source, where := range map[string]string{
+		"dps": "id_scope = \"0ne00000000\"\n", "aws": "endpoint = \"x-ats.iot.example\"\n", "none": "",
+	} {
+		for _, key := range []string{"ec-p256", "ed25519"} {
+			cfg := parse(t, "[provisioning]\nsource = \""+source+"\"\n"+where+"[provisioning.attestation.identity_cert]\ncommon_name = \"gw\"\nkey = \""+
+				key+"\""+urls+mqtt+"key = \"ed25519\"\n")
+			if got, want := fmt.Sprint(cfg.Warnings), source != "none" && key == "ed25519"; want != (len(cfg.Warnings) == 1) ||
+				want && !strings.Contains(got, "device-id") && !strings.Contains(got, "identity_cert") {
+				t.Errorf("%s, %s: warnings %v", source, key, got)
+			}
 		}
 	}
 }

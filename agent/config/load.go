@@ -282,8 +282,9 @@ func (c *Config) problems(root part, tables map[string]part) {
 			p.warn("renew_with", cert.ID, "there is no EST identity to renew with: the certificate renews with itself",
 				"configure [cert_issuance.est.identity_auto_renew] and a bootstrap certificate, or leave it out")
 		}
-		if cert.Role == RoleDevice && c.Provisioning.Source == SourceAWS && cert.Key == "ed25519" {
-			p.warn("key", cert.ID, "AWS IoT does not take Ed25519 keys", `write key = "ec-p256"`)
+		cloud := map[string]string{SourceAWS: "AWS IoT", SourceDPS: "Azure DPS"}[c.Provisioning.Source]
+		if cert.Role == RoleDevice && cloud != "" && cert.Key == "ed25519" {
+			p.warn("key", cert.ID, cloud+" does not list Ed25519 among the keys that it takes", `write key = "ec-p256"`)
 		}
 	}
 }

@@ -48,6 +48,9 @@ func readProvisioning(p part) (v Provisioning) {
 	v.ClientID, _ = p.str("client_id")
 	v.Port = p.port()
 	p.belongs(&v)
+	if v.Source == SourceDPS {
+		p.checkNames(v, att)
+	}
 	for _, in := range []part{att, p.sub("authentication")} {
 		in.checkIdentity()
 	}
@@ -75,6 +78,21 @@ func (p part) registrationID() string {
 		return ""
 	}
 	return id
+}
+
+// checkNames says which names DPS could not know (Azure DPS, terminology): without that it would be found out once there is
+// a certificate, by asking in vain.
+func (p part) checkNames(v Provisioning, att part) {
+	odd := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._:", r))
+	}
+	if !v.Blank() && strings.ContainsFunc(v.IDScope, odd) {
+		p.fail("id_scope", "is no ID scope", "copy the ID scope from the overview of your DPS instance")
+	}
+	if id := v.RegistrationID; id != "" && (strings.ContainsFunc(id, odd) || strings.ContainsAny(id[len(id)-1:], "._:")) {
+		att.fail("registration_id", "is no name that DPS takes",
+			`write letters, digits and "-._:", the last a letter, a digit or a dash`)
+	}
 }
 
 // belongs fills in defaults, and says which keys are missing or another source's.
