@@ -141,7 +141,6 @@ func (c *Client) Exchange(ctx context.Context, step Step) (Answer, error) {
 	defer cancel()
 	in, err := c.roundTrip(request.WithContext(limited))
 	if err != nil {
-		defer c.Close()
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return Answer{}, fmt.Errorf("%s at DPS: %w", step.Do, context.Cause(ctx))
 		}

@@ -125,6 +125,22 @@ func TestKeyThatTheEndpointDoesNotTake(t *testing.T) {
 	}
 }
 
+// An endpoint that hangs up behind an answer is called again; that is no failure.
+func TestConnectionThatIsNotKept(t *testing.T) {
+	for name, answer := range map[string]dpstest.Fault{
+		"said":                dpstest.Status(202, `{"status":"assigning","operationId":"4.x"}`, "Connection", "close"),
+		"too long to read on": dpstest.Status(500, strings.Repeat("x", 1<<20)),
+	} {
+		r := newRig(t, dpstest.Options{})
+		r.server.Next("", answer)
+		r.step()
+		r.server.Next("", assigned())
+		if _, err := r.step(); err != nil || r.server.Connections() != 2 {
+			t.Errorf("%s: %v, %d connections, want 2", name, err, r.server.Connections())
+		}
+	}
+}
+
 // proxy is an HTTP proxy that wants a login, and the addresses that it was asked for.
 func proxy(t *testing.T, login string) (at *url.URL, asked chan string) {
 	t.Helper()

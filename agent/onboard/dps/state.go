@@ -185,7 +185,7 @@ func (s State) failed(step Step, e *Error, failures int, draw float64, now time.
 	s.NextTry = now.Add(wait)
 	// What was begun goes on while only its answer is missing, and not for ever.
 	if o := s.Operation; o != nil &&
-		(step.Do == Register || !e.keepsOperation() || now.Sub(o.Began) >= operationPatience) {
+		(!e.keepsOperation() || now.Sub(o.Began) >= operationPatience) {
 		s.Operation = nil
 	}
 	since := now

@@ -36,6 +36,7 @@ func TestDeviceBecomesKnownToItsHub(t *testing.T) {
 		t.Errorf("PUT %s, want %s", put.Target, want)
 	}
 	if string(put.Body) != `{"registrationId":"gw-17"}` || put.Header.Get("Content-Type") != "application/json" ||
+		put.Header.Get("Accept") != "application/json" || get.Header.Get("Accept") != "application/json" ||
 		put.Header.Get("User-Agent") != "certagent/test" || put.Header.Get("Authorization") != "" {
 		t.Errorf("PUT with %v and the body %s", put.Header, put.Body)
 	}
@@ -319,6 +320,10 @@ func TestCertificateOfAnotherNameIsNotSent(t *testing.T) {
 	if !errors.Is(e, dps.ErrDevice) || !strings.Contains(e.Error(), `"gw-18"`) || !strings.Contains(e.Error(), `"gw-17"`) {
 		t.Errorf("error %v", e)
 	}
+	later := *r.ca
+	later.now = func() time.Time { return r.clock.Now().Add(time.Hour) }
+	r.holds(later.issue("gw-17"))
+	r.fails(dps.CodeCertificate)
 	r.holds(r.ca.issue("gw-17"))
 	r.clock.pass(40 * 24 * time.Hour)
 	r.fails(dps.CodeCertificate)

@@ -56,6 +56,8 @@ func TestErrorsOfTheService(t *testing.T) {
 		{"204", dpstest.OpPoll, dpstest.Status(204, nil), dps.ErrBadResponse, dps.CodeBadResponse, "neither", "captive portal"},
 		{"disabled", dpstest.OpPoll, dpstest.Status(200, map[string]any{"operationId": "4.x", "status": "disabled"}),
 			dps.ErrUnauthorized, dps.CodeDisabled, "disabled", "individual enrolment"},
+		{"disabled, spelt otherwise", dpstest.OpPoll, dpstest.Status(200, map[string]any{"status": "Disabled"}), dps.ErrUnauthorized,
+			dps.CodeDisabled, "disabled", "individual enrolment"},
 		{"failed 401002", dpstest.OpPoll, failed(401002, "CA certificate not found"), dps.ErrUnauthorized, dps.CodeUnauthorized,
 			`"CA certificate not found"`, "group enrolment: "},
 		{"failed 400209", dpstest.OpPoll, failed(400209, "Custom allocation failed"), dps.ErrRejected, dps.CodeAllocation,

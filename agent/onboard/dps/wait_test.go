@@ -70,8 +70,11 @@ func TestRegistrationThatIsNeverDecided(t *testing.T) {
 		t.Errorf("given up after %v", took)
 	}
 	r.server.Clear()
-	if step := r.next(); step.Do != dps.Register {
-		t.Errorf("next step %+v", step)
+	if did, err := r.step(); did != dps.Register || err != nil {
+		t.Errorf("%s: %v", did, err)
+	}
+	if p := dps.ParseState(r.state).Problem; p == nil || p.Code != dps.CodeEndless {
+		t.Errorf("begun anew the problem is %+v", p)
 	}
 	r.known(r.registered())
 }
@@ -104,7 +107,9 @@ func TestThrottling(t *testing.T) {
 				}
 				r.draw = tt.draw
 				r.server.Next(op, dpstest.Error(429001, "Too many requests", "Retry-After", tt.retryAfter(r.clock.Now())))
-				r.fails(dps.CodeThrottled)
+				if e := r.fails(dps.CodeThrottled); e.RetryAfter < 0 || e.RetryAfter > 24*time.Hour {
+					t.Errorf("to be tried again in %v", e.RetryAfter)
+				}
 				step := r.next()
 				if wait := step.At.Sub(r.clock.Now()); wait != tt.wait {
 					t.Errorf("wait %v, want %v", wait, tt.wait)
@@ -154,6 +159,14 @@ func TestBackOff(t *testing.T) {
 	if !slices.Equal(waits, want) {
 		t.Errorf("waits %v, want %v", waits, want)
 	}
+	for draw, want := range map[float64]time.Duration{0: 30 * time.Minute, .999: 90 * time.Minute} {
+		if r.draw = draw; r.fails(dps.CodeUnavailable) != nil {
+			if wait := r.next().At.Sub(r.clock.Now()).Round(time.Minute); wait != want {
+				t.Errorf("drawn %v it waits %v, want %v", draw, wait, want)
+			}
+		}
+	}
+	r.draw = .5
 	asked := dps.Next(r.o.Registration, nil, dps.ParseState(r.state).Ask(), r.clock.Now())
 	if !asked.At.IsZero() {
 		t.Errorf("asked by a person it tries at %v, want at once", asked.At)
@@ -221,6 +234,51 @@ func TestBackOffFromDecisions(t *testing.T) {
 				t.Errorf("state %+v after success", s)
 			}
 		})
+	}
+}
+
+// A service that is overrun and says a second each time is not asked each second.
+func TestThrottlingThatDoesNotEnd(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	r.draw = .5
+	r.server.Always("", dpstest.Error(429001, "", "Retry-After", "1"))
+	for range 7 {
+		r.fails(dps.CodeThrottled)
+	}
+	if wait := r.next().At.Sub(r.clock.Now()); wait != time.Hour {
+		t.Errorf("wait %v, want an hour", wait)
+	}
+}
+
+// Whoever is told to poll in a thousand years, or at once, polls within an hour, or after two seconds.
+func TestPollWaits(t *testing.T) {
+	for said, want := range map[string]time.Duration{
+		"1000000000000": time.Hour, "1": 2 * time.Second, "0": 3 * time.Second, "-1": 3 * time.Second, "7": 7 * time.Second,
+	} {
+		r := newRig(t, dpstest.Options{})
+		r.server.Next("", dpstest.Status(202, `{"status":"assigning","operationId":"4.x"}`, "Retry-After", said))
+		r.step()
+		if wait := r.next().At.Sub(r.clock.Now()); wait != want {
+			t.Errorf("Retry-After %s: wait %v, want %v", said, wait, want)
+		}
+	}
+}
+
+// What answers in the place of DPS for a while says nothing of the registration that is going on.
+func TestOperationOutlastsNonsense(t *testing.T) {
+	r := newRig(t, dpstest.Options{})
+	r.step()
+	r.server.Next("", dpstest.Status(200, "<html>"))
+	r.fails(dps.CodeBadResponse)
+	good := r.o.Roots
+	r.o.Roots = pool(r.ca.cert)
+	r.restart()
+	r.fails(dps.CodeUntrusted)
+	r.o.Roots = good
+	r.restart()
+	r.known(r.registered())
+	if n := r.count(dpstest.OpRegister); n != 1 {
+		t.Errorf("%d registrations, want 1", n)
 	}
 }
 
