@@ -129,13 +129,28 @@ func ofPackage(t testing.TB, file string) map[string]packaged {
 	return all
 }
 
-// TestPackages: two builds in two places are the same bytes, and what is in them is what docs/installation.md says.
+// TestPackages: two builds in two places, for two people and at two times are the same bytes, and what is in them is what docs/installation.md says.
 func TestPackages(t *testing.T) {
 	var sums []string
 	var dist string
-	for _, place := range []struct{ dir, umask string }{{"a", "022"}, {"another/place", "077"}} {
+	cached := strings.Fields(tell(t, ".", "go", "env", "GOCACHE", "GOMODCACHE", "GOPROXY"))
+	for _, place := range []struct {
+		dir, umask, zone, locale string
+		written                  time.Time // each file of the tree
+	}{
+		{"a", "022", "Asia/Tokyo", "C", time.Now()},
+		{"another/place", "077", "America/St_Johns", "de_DE.UTF-8", time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)},
+	} {
 		dir := copyOfTree(t, filepath.Join(t.TempDir(), place.dir))
-		tell(t, dir, "sh", "-c", "umask "+place.umask+"; TZ=Asia/Tokyo exec make packages ARCHES=amd64")
+		must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Chtimes(path, place.written, place.written)
+		}))
+		// Another home has another git configuration, and no settings of Go's.
+		tell(t, dir, "sh", "-c", `umask "$0"; exec env "$@"`, place.umask, "HOME="+t.TempDir(), "TZ="+place.zone, "LC_ALL="+place.locale,
+			"TMPDIR="+t.TempDir(), "GOCACHE="+cached[0], "GOMODCACHE="+cached[1], "GOPROXY="+cached[2], "make", "packages", "ARCHES=amd64")
 		dist = filepath.Join(dir, "dist")
 		sums = append(sums, string(fileOf(t, filepath.Join(dist, "SHA256SUMS"))))
 	}
