@@ -10,16 +10,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
-// The releases that are installed: the working tree as it is, and the same once more with another packaged configuration.
+// The releases that are installed: the working tree as it is, and the same once more with another packaged
+// configuration.
 const (
 	older, newer = "1.0.0", "1.1.0"
 	// What the newer one has in its config.toml, and the older has not.
 	newLine = "# New in 1.1.0."
 )
 
-// build makes what machines see at /mnt: packages of two releases, certagent-testca, and this program, which probes the sandbox.
+// build makes what machines see at /mnt: packages of two releases, certagent-testca, and this program, which probes the
+// sandbox.
 func build(t *testing.T) string {
 	t.Helper()
 	share, tree := t.TempDir(), copyOfTree(t)
@@ -27,6 +30,7 @@ func build(t *testing.T) string {
 	release := func(version string) {
 		commit(t, tree, version)
 		command(t, "git", "-C", tree, "tag", "v"+version)
+		touch(t, filepath.Join(tree, "go.mod")) // as in a tree that was copied after the checkout
 		pack(t, tree, filepath.Join(share, version), "amd64", "deb rpm")
 	}
 	release(older)
@@ -46,13 +50,19 @@ func build(t *testing.T) string {
 	return share
 }
 
+// touch makes a file look as if it were changed.
+func touch(t *testing.T, file string) {
+	t.Helper()
+	must(t, os.Chtimes(file, time.Unix(1e9, 0), time.Unix(1e9, 0)))
+}
+
 // pack makes the packages of a tree.
 func pack(t *testing.T, tree, dist, arch, formats string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "packaging/build"))
 	// Under make its flags would reach the make that builds.
-	cmd.Env = append(os.Environ(), "DIST="+dist, "ARCHES="+arch, "FORMATS="+formats, "SIGNING_KEY=", "APK_SIGNING_KEY=", "MAKEFLAGS=",
-		"MAKELEVEL=")
+	cmd.Env = append(os.Environ(), "DIST="+dist, "ARCHES="+arch, "FORMATS="+formats, "SIGNING_KEY=",
+		"APK_SIGNING_KEY=", "MAKEFLAGS=", "MAKELEVEL=")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("packages: %v\n%s", err, said)
 	}
@@ -84,7 +94,8 @@ func copyOfTree(t *testing.T) string {
 	dir := t.TempDir()
 	command(t, "git", "init", "-q", dir)
 	top := strings.TrimSpace(command(t, "git", "rev-parse", "--show-toplevel"))
-	for name := range strings.SplitSeq(command(t, "git", "-C", top, "ls-files", "-z", "--cached", "--others", "--exclude-standard"), "\x00") {
+	files := command(t, "git", "-C", top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	for name := range strings.SplitSeq(files, "\x00") {
 		if name == "" {
 			continue
 		}
@@ -101,8 +112,8 @@ func copyOfTree(t *testing.T) string {
 	return dir
 }
 
-// shim makes an rpm that stands for what the root of the rpm machines has from Debian, and has the presets of such a system:
-// nothing is enabled unasked (Debian has none, which enables all).
+// shim makes an rpm that stands for what the root of the rpm machines has from Debian, and has the presets of such a
+// system: nothing is enabled unasked (Debian has none, which enables all).
 func shim(t *testing.T, tree, share string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -111,7 +122,8 @@ func shim(t *testing.T, tree, share string) {
 	must(t, os.WriteFile(file, []byte("name: debian\narch: amd64\nversion: 1.0.0\nmaintainer: rig <rig@example.com>\n"+
 		"description: what this system has from Debian\nprovides: [systemd, /bin/sh, shadow-utils]\n"+
 		"contents: [{src: "+preset+", dst: /usr/lib/systemd/system-preset/99-default-disable.preset}]\n"), 0o644))
-	cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=packaging/tools.mod", "nfpm", "package", "-f", file, "-p", "rpm", "-t", share+"/")
+	cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=packaging/tools.mod", "nfpm", "package",
+		"-f", file, "-p", "rpm", "-t", share+"/")
 	cmd.Dir = tree
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("shim: %v\n%s", err, said)

@@ -101,18 +101,20 @@ func (m *machine) leaf(t *testing.T, id string) *x509.Certificate {
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	must(t, err)
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: m.est.roots(t), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: m.est.roots(t), KeyUsages: usages}); err != nil {
 		t.Fatal(err)
 	}
 	return leaf
 }
 
-// state is what must outlive everything that a package manager does short of a purge: each file with its bytes, owner and mode.
-// What the agent notes of its tries is not in it.
+// state is what must outlive everything that a package manager does short of a purge: each file with its bytes, owner
+// and mode. What the agent notes of its tries is not in it.
 func (m *machine) state(t *testing.T) string {
 	t.Helper()
-	return m.run(t, "cd /var/lib/certagent && find certs trust ! -type d ! -name retry.json ! -name delivery.json -printf '%p %u:%g %m %l\n' |"+
-		" LC_ALL=C sort && find certs trust -type f ! -name retry.json ! -name delivery.json -exec sha256sum {} + | LC_ALL=C sort -k 2")
+	const kept = "find certs trust ! -name retry.json ! -name delivery.json"
+	return m.run(t, "export LC_ALL=C; cd /var/lib/certagent && "+kept+" ! -type d -printf '%p %u:%g %m %l\n' | sort && "+
+		kept+" -type f -exec sha256sum {} + | sort -k 2")
 }
 
 func installedAndNotStarted(t *testing.T, m *machine) {
@@ -139,13 +141,16 @@ func startedUnconfigured(t *testing.T, m *machine) {
 	m.installed(t)
 	m.fails(t, 1, "systemctl start certagent")
 	// It has ended for good: what waits for another try is "activating".
-	for name, want := range map[string]string{"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "2", "NRestarts": "0"} {
+	for name, want := range map[string]string{
+		"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "2", "NRestarts": "0",
+	} {
 		if got := m.property(t, name); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
 	// What a person reads: what is wrong, and where.
-	if said := m.fails(t, 3, "systemctl status --no-pager -l certagent"); !strings.Contains(said, "/etc/certagent/config.toml") {
+	said := m.fails(t, 3, "systemctl status --no-pager -l certagent")
+	if !strings.Contains(said, "/etc/certagent/config.toml") {
 		t.Errorf("systemctl status does not name the file:\n%s", said)
 	}
 	m.run(t, "systemctl reset-failed certagent")
@@ -164,7 +169,8 @@ func enrols(t *testing.T, m *machine) {
 	}
 }
 
-// ownersAndModes: every path that the package, a person and the agent made, as docs/installation.md and docs/operations.md have it.
+// ownersAndModes: every path that the package, a person and the agent made, as docs/installation.md and
+// docs/operations.md have it.
 func ownersAndModes(t *testing.T, m *machine) {
 	m.enrolled(t)
 	live := m.run(t, "readlink /var/lib/certagent/certs/device-id/live")
@@ -196,7 +202,9 @@ lrwxrwxrwx certagent:certagent /var/lib/certagent/certs/device-id/live
 drwxr-xr-x certagent:certagent /var/lib/certagent/trust
 -rw-r--r-- certagent:certagent /var/lib/certagent/trust/est.example_8085.json
 -rw-r--r-- certagent:certagent /var/lib/certagent/trust/est.example_8085.pem`, "LIVE", live)
-	if got := m.run(t, "find /etc/certagent /run/certagent /run/certagent-deploy /var/lib/certagent -printf '%M %u:%g %p\n' | LC_ALL=C sort -k 3"); got != want {
+	got := m.run(t, "find /etc/certagent /run/certagent /run/certagent-deploy /var/lib/certagent"+
+		" -printf '%M %u:%g %p\n' | LC_ALL=C sort -k 3")
+	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

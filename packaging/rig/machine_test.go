@@ -37,13 +37,13 @@ func boot(t *testing.T, r root, share string) *machine {
 	return bootWith(t, r, share, "", 0)
 }
 
-// bootWith starts a machine that has the files of a directory as well, unless that is "", and the network of a process, unless
-// that is 0.
+// bootWith starts a machine that has the files of a directory as well, unless that is "", and the network of a process,
+// unless that is 0.
 func bootWith(t *testing.T, r root, share, files string, network int) *machine {
 	t.Helper()
 	m := &machine{root: r, console: new(console)}
 	name := fmt.Sprintf("certagent-rig-%s-%d", r.name, os.Getpid())
-	directory := r.directory(t)
+	directory := r.held(t)
 	if files != "" {
 		directory = files + ":" + directory // as overlayfs takes it
 	}
@@ -139,9 +139,9 @@ func firstOf(parent int) int {
 
 // command is a program inside the machine, run as root.
 func (m *machine) command(ctx context.Context, argv ...string) *exec.Cmd {
-	enter := []string{"--target=" + strconv.Itoa(m.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd",
-		"--", "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
-		"DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
+	enter := []string{"--target=" + strconv.Itoa(m.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
+		"--root", "--wd", "--", "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
 	return exec.CommandContext(ctx, "nsenter", append(enter, argv...)...)
 }
 
@@ -187,8 +187,8 @@ func (m *machine) write(t *testing.T, path, mode, owner, content string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience) // in a cleanup t.Context has ended
 	defer cancel()
-	cmd := m.command(ctx, "sh", "-euc", `mkdir -p "$(dirname "$1")"; umask 077; cat >"$1"; chown "$3" "$1"; chmod "$2" "$1"`,
-		"sh", path, mode, owner)
+	cmd := m.command(ctx, "sh", "-euc",
+		`mkdir -p "$(dirname "$1")"; umask 077; cat >"$1"; chown "$3" "$1"; chmod "$2" "$1"`, "sh", path, mode, owner)
 	cmd.Stdin = strings.NewReader(content)
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("write %s: %v\n%s", path, err, said)
@@ -215,7 +215,8 @@ func (m *machine) journal() string {
 		return ""
 	}
 	said, _ := m.try("certagent status || true; systemctl status --no-pager -n 0 certagent || true\n" +
-		"journalctl --sync && journalctl --no-pager -o short-monotonic -u certagent -u 'certagent-*' | grep -v 'Unknown key' | tail -n 30")
+		"journalctl --sync && journalctl --no-pager -o short-monotonic -u certagent -u 'certagent-*' |" +
+		" grep -v 'Unknown key' | tail -n 30")
 	return said
 }
 

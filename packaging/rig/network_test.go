@@ -38,8 +38,8 @@ type estServer struct {
 	requests []string   // a line each, in the form of certagent-testca(1)
 }
 
-// host starts a host that has nothing but a network: a process that does nothing, in a namespace of its own. It ends with the
-// test, or with this process.
+// host starts a host that has nothing but a network: a process that does nothing, in a namespace of its own. It ends
+// with the test, or with this process.
 func host(t *testing.T) (pid int) {
 	t.Helper()
 	cmd := exec.Command("cat")
@@ -94,7 +94,7 @@ func connect(t *testing.T, gateway int, testca string) *estServer {
 // hosts names the machine's hosts, with the addresses of the EST server.
 func (m *machine) hosts(t *testing.T, est ...string) {
 	t.Helper()
-	text := "127.0.0.1 localhost gateway gateway.example\n::1 localhost\n" + estIPv4 + " proxy.example\n"
+	text := "127.0.0.1 localhost gateway gateway.example\n::1 localhost\n" + estIPv4 + " proxy.example " + cloudName + "\n"
 	for _, address := range est {
 		text += address + " est.example\n"
 	}
@@ -116,6 +116,25 @@ func ip(t *testing.T, pid int, args ...string) {
 	if said, err := exec.Command("nsenter", append(enter, args...)...).CombinedOutput(); err != nil { // also in a cleanup
 		t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, said)
 	}
+}
+
+// listen is a port on its host, for another service.
+func (e *estServer) listen(t *testing.T, port int) (l net.Listener) {
+	t.Helper()
+	must(t, inNetwork(e.host, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		file := os.NewFile(uintptr(fd), "socket")
+		defer file.Close()
+		if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Port: port}), unix.Listen(fd, 16)); err != nil {
+			return err
+		}
+		l, err = net.FileListener(file)
+		return err
+	}))
+	return l
 }
 
 // asked are the requests for a certificate so far.
@@ -167,7 +186,8 @@ func inNetwork(pid int, do func() error) error {
 	return <-done
 }
 
-// dial connects to an address by the network of the thread that it runs on; net.Dial would try addresses on other threads.
+// dial connects to an address by the network of the thread that it runs on; net.Dial would try addresses on other
+// threads.
 func dial(address [4]byte, port int) (net.Conn, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

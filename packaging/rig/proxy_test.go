@@ -4,17 +4,13 @@ package rig
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // counter counts connections.
@@ -22,23 +18,11 @@ type counter struct{ n atomic.Int32 }
 
 func (c *counter) value() int { return int(c.n.Load()) }
 
-// proxy is an HTTP proxy on the EST server's host, which passes on to that server and nowhere else (CONNECT, RFC 9110, 9.3.6).
+// proxy is an HTTP proxy on the EST server's host, which passes on to that server and nowhere else (CONNECT, RFC 9110,
+// 9.3.6).
 func (m *machine) proxy(t *testing.T, port int, passed *counter) {
 	t.Helper()
-	var l net.Listener
-	must(t, inNetwork(m.est.host, func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		file := os.NewFile(uintptr(fd), "socket")
-		defer file.Close()
-		if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Port: port}), unix.Listen(fd, 16)); err != nil {
-			return err
-		}
-		l, err = net.FileListener(file)
-		return err
-	}))
+	l := m.est.listen(t, port)
 	t.Cleanup(func() { l.Close() })
 	go func() { // ends with the listener
 		for {
@@ -65,7 +49,8 @@ func (m *machine) pass(conn net.Conn) bool {
 		return false
 	}
 	var server net.Conn
-	if err := inNetwork(m.est.host, func() (err error) { server, err = dial([4]byte{192, 0, 2, 10}, 8085); return err }); err != nil {
+	err = inNetwork(m.est.host, func() (err error) { server, err = dial([4]byte{192, 0, 2, 10}, 8085); return err })
+	if err != nil {
 		fmt.Fprint(conn, "HTTP/1.1 502 Bad Gateway\r\n\r\n")
 		return false
 	}

@@ -3,6 +3,7 @@
 package rig
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -13,6 +14,12 @@ import (
 func (m *machine) serial(t *testing.T, id string) string {
 	t.Helper()
 	return fmt.Sprintf("%x", m.leaf(t, id).SerialNumber.Bytes())
+}
+
+// fingerprint is the SHA-256 of the live certificate of an id, in lower-case hexadecimal.
+func (m *machine) fingerprint(t *testing.T, id string) string {
+	t.Helper()
+	return fmt.Sprintf("%x", sha256.Sum256(m.leaf(t, id).Raw))
 }
 
 // problems of the agent as a whole, with the state of each certificate.
@@ -54,8 +61,8 @@ func checkIsGreen(t *testing.T, m *machine) {
 // theJournalHasFields: each attempt is one entry, whose fields can be asked for.
 func theJournalHasFields(t *testing.T, m *machine) {
 	m.enrolled(t)
-	said := m.run(t, "journalctl --sync && journalctl -o json CERTAGENT_EVENT=attempt CERTAGENT_CERTIFICATE=device-id CERTAGENT_SERIAL="+
-		m.serial(t, "device-id"))
+	said := m.run(t, "journalctl --sync && journalctl -o json CERTAGENT_EVENT=attempt CERTAGENT_CERTIFICATE=device-id"+
+		" CERTAGENT_SERIAL="+m.serial(t, "device-id"))
 	var entry map[string]any
 	if err := json.Unmarshal([]byte(said), &entry); err != nil {
 		t.Fatalf("not one entry: %v\n%s", err, said)
@@ -68,7 +75,9 @@ func theJournalHasFields(t *testing.T, m *machine) {
 			t.Errorf("%s is %v, want %s", name, entry[name], want)
 		}
 	}
-	for _, name := range []string{"MESSAGE", "CERTAGENT_NOT_AFTER", "CERTAGENT_IDENTITY", "CERTAGENT_OPERATION", "CERTAGENT_TOOK_SECONDS"} {
+	for _, name := range []string{
+		"MESSAGE", "CERTAGENT_NOT_AFTER", "CERTAGENT_IDENTITY", "CERTAGENT_OPERATION", "CERTAGENT_TOOK_SECONDS",
+	} {
 		if text, _ := entry[name].(string); text == "" {
 			t.Errorf("%s is missing", name)
 		}
@@ -78,13 +87,38 @@ func theJournalHasFields(t *testing.T, m *machine) {
 	}
 }
 
+// theNetworkIsNotNeeded to be started: the agent is ready without it, asks for none of what it is ordered after, and
+// says what it lacks.
+func theNetworkIsNotNeeded(t *testing.T, m *machine) {
+	m.enrolled(t)
+	ip(t, m.leader, "link", "set", "host0", "down")
+	t.Cleanup(func() { m.cable(t) })
+	m.configured(t, "offline", "[cert_issuance.certs.offline]\ncommon_name = \"offline\"\n")
+	m.run(t, "systemctl restart certagent") // returns when it is ready
+	m.until(t, "systemctl status says what is wrong", func() bool {
+		return strings.Contains(m.property(t, "StatusText"), "offline")
+	})
+	after := m.property(t, "After")
+	for _, unit := range []string{"network-online.target", "nss-lookup.target", "time-sync.target"} {
+		if !strings.Contains(after, unit) {
+			t.Errorf("it is not ordered after %s: %s", unit, after)
+		}
+		if wanted := m.property(t, "Wants") + m.property(t, "Requires"); strings.Contains(wanted, unit) {
+			t.Errorf("it asks for %s", unit)
+		}
+	}
+	m.cable(t)
+	m.run(t, "certagent renew --wait offline")
+}
+
 // aSignalRenews without a restart, with the certificate itself.
 func aSignalRenews(t *testing.T, m *machine) {
 	m.enrolled(t)
 	before, process, asked := m.serial(t, "device-id"), m.property(t, "MainPID"), len(m.est.asked())
 	m.run(t, "systemctl kill -s USR1 certagent")
 	m.until(t, "another certificate", func() bool { return m.serial(t, "device-id") != before })
-	if requests := m.est.asked()[asked:]; len(requests) != 1 || !strings.Contains(requests[0], "op=simplereenroll status=200 login=certificate") {
+	const renewal = "op=simplereenroll status=200 login=certificate"
+	if requests := m.est.asked()[asked:]; len(requests) != 1 || !strings.Contains(requests[0], renewal) {
 		t.Errorf("the server was asked %q", requests)
 	}
 	if now := m.property(t, "MainPID"); now != process {
@@ -106,14 +140,16 @@ func reloadTakesAGoodFile(t *testing.T, m *machine) {
 func reloadRefusesABadFile(t *testing.T, m *machine) {
 	m.enrolled(t)
 	process := m.property(t, "MainPID")
-	m.write(t, "/etc/certagent/config.d/bad.toml", "0640", "root:certagent", "[cert_issuance.certs.another]\ncomon_name = \"another\"\n")
+	m.write(t, "/etc/certagent/config.d/bad.toml", "0640", "root:certagent",
+		"[cert_issuance.certs.another]\ncomon_name = \"another\"\n")
 	t.Cleanup(func() { m.run(t, "rm -f /etc/certagent/config.d/bad.toml") })
 	m.fails(t, 1, "systemctl reload certagent")
 	m.run(t, "systemctl is-active certagent")
 	if now := m.property(t, "MainPID"); now != process {
 		t.Errorf("the process was %s and is %s", process, now)
 	}
-	if said := m.run(t, "journalctl --sync && journalctl -o cat -u certagent -n 20"); !strings.Contains(said, "bad.toml:2:1") {
+	said := m.run(t, "journalctl --sync && journalctl -o cat -u certagent -n 20")
+	if !strings.Contains(said, "bad.toml:2:1") {
 		t.Errorf("the journal does not say where:\n%s", said)
 	}
 	if codes := m.problems(t); len(codes) != 1 || codes[0] != "config-invalid" {
@@ -148,10 +184,16 @@ func aBadFileAtTheStart(t *testing.T, m *machine) {
 // override is a drop-in of the rig's own.
 func (m *machine) override(t *testing.T, text string) {
 	t.Helper()
-	const file = "/etc/systemd/system/certagent.service.d/rig.conf"
-	m.write(t, file, "0644", "root:root", text)
-	t.Cleanup(func() { m.run(t, "rm "+file+" && systemctl daemon-reload && systemctl restart certagent") })
+	m.write(t, overrideFile, "0644", "root:root", text)
+	t.Cleanup(func() { m.undoOverride(t) })
 	m.run(t, "systemctl daemon-reload && systemctl restart certagent")
+}
+
+const overrideFile = "/etc/systemd/system/certagent.service.d/rig.conf"
+
+func (m *machine) undoOverride(t *testing.T) {
+	t.Helper()
+	m.run(t, "rm "+overrideFile+" && systemctl daemon-reload && systemctl restart certagent")
 }
 
 // soon has systemd wait for nothing before it starts the agent again.

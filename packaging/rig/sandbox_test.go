@@ -151,8 +151,8 @@ func errnoError(errno syscall.Errno) error {
 	return nil
 }
 
-// probe tries everything, and writes what came of it to the file that is its argument. It refuses to run where it could do
-// harm: outside of the two units that it is for.
+// probe tries everything, and writes what came of it to the file that is its argument. It refuses to run where it could
+// do harm: outside of the two units that it is for.
 func probe(stderr io.Writer) int {
 	cgroup, err := os.ReadFile("/proc/self/cgroup")
 	unit := filepath.Base(strings.TrimSpace(string(cgroup)))
@@ -193,14 +193,17 @@ func (m *machine) probed(t *testing.T) map[string]string {
 	m.run(t, "rm -f /run/certagent/probe.json")
 	m.configured(t, "probe", "[provisioning.attestation.identity_cert.on_renew]\n"+
 		"exec = [[\"/mnt/"+probeName+"\", \"/run/certagent/probe.json\"]]\n")
-	m.until(t, "the probe has run", func() bool { _, code := m.try("test -e /run/certagent/probe.json"); return code == 0 })
+	m.until(t, "the probe has run", func() bool {
+		_, code := m.try("test -e /run/certagent/probe.json")
+		return code == 0
+	})
 	var found map[string]string
 	must(t, json.Unmarshal([]byte(m.run(t, "cat /run/certagent/probe.json")), &found))
 	return found
 }
 
-// theSandboxHolds: a hook can do nothing of what is forbidden, and all of what is needed. Without the sandbox everything
-// succeeds, or the probe would prove nothing.
+// theSandboxHolds: a hook can do nothing of what is forbidden, and all of what is needed. Without the sandbox
+// everything succeeds, or the probe would prove nothing.
 func theSandboxHolds(t *testing.T, m *machine) {
 	m.enrolled(t)
 	inside := m.probed(t)
@@ -243,7 +246,8 @@ func hooksThatNeedMore(t *testing.T, m *machine) {
 	m.dropIn(t, "hooks.conf")
 	inside := m.probed(t)
 	allowed := map[string]bool{
-		"see other users' processes": true, "map memory for writing and execution": true, "make written memory executable": true,
+		"see other users' processes": true, "map memory for writing and execution": true,
+		"make written memory executable": true,
 	}
 	for name := range forbidden {
 		if said := inside[name]; (said == "") != allowed[name] {
