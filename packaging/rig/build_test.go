@@ -3,7 +3,9 @@
 package rig
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -27,11 +29,14 @@ func build(t *testing.T) string {
 	t.Helper()
 	share, tree := t.TempDir(), copyOfTree(t)
 	must(t, os.Chmod(share, 0o755))
+	packed := make(chan error)
 	release := func(version string) {
 		commit(t, tree, version)
 		command(t, "git", "-C", tree, "tag", "v"+version)
-		touch(t, filepath.Join(tree, "go.mod")) // as in a tree that was copied after the checkout
-		pack(t, tree, filepath.Join(share, version), "amd64", "deb rpm")
+		dir := filepath.Join(t.TempDir(), version)
+		command(t, "git", "-c", "advice.detachedHead=false", "clone", "-q", "--branch", "v"+version, tree, dir)
+		touch(t, filepath.Join(dir, "go.mod")) // as in a tree that was copied after the checkout
+		go func() { packed <- pack(t.Context(), dir, filepath.Join(share, version), "amd64", "deb rpm") }()
 	}
 	release(older)
 	config, err := os.OpenFile(filepath.Join(tree, "packaging/config.toml"), os.O_APPEND|os.O_WRONLY, 0)
@@ -39,6 +44,7 @@ func build(t *testing.T) string {
 	_, err = config.WriteString(newLine + "\n")
 	must(t, errors.Join(err, config.Close()))
 	release(newer)
+	must(t, errors.Join(<-packed, <-packed))
 
 	testca(t, share)
 	self, err := os.Executable()
@@ -57,15 +63,15 @@ func touch(t *testing.T, file string) {
 }
 
 // pack makes the packages of a tree.
-func pack(t *testing.T, tree, dist, arch, formats string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "packaging/build"))
+func pack(ctx context.Context, tree, dist, arches, formats string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(tree, "packaging/build"))
 	// Under make its flags would reach the make that builds.
-	cmd.Env = append(os.Environ(), "DIST="+dist, "ARCHES="+arch, "FORMATS="+formats, "SIGNING_KEY=",
-		"APK_SIGNING_KEY=", "MAKEFLAGS=", "MAKELEVEL=")
+	cmd.Env = append(os.Environ(), "DIST="+dist, "ARCHES="+arches, "FORMATS="+formats, "PACKAGES=certagent",
+		"SIGNING_KEY=", "APK_SIGNING_KEY=", "MAKEFLAGS=", "MAKELEVEL=")
 	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("packages: %v\n%s", err, said)
+		return fmt.Errorf("make packages: %w\n%s", err, said)
 	}
+	return nil
 }
 
 // testca builds certagent-testca, for this machine.

@@ -22,7 +22,7 @@ func buildFleet(t *testing.T, formats string) (share string) {
 	must(t, os.Chmod(share, 0o755))
 	commit(t, tree, older)
 	command(t, "git", "-C", tree, "tag", "v"+older)
-	pack(t, tree, filepath.Join(share, older), "amd64", formats)
+	must(t, pack(t.Context(), tree, filepath.Join(share, older), "amd64", formats))
 	testca(t, share)
 	shim(t, tree, share)
 	command(t, "cp", "-r", filepath.Join(tree, "examples"), share)

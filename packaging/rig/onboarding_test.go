@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"certagent/agent/onboard/dps/dpstest"
 )
@@ -35,7 +36,9 @@ hub=$(field hub) device=$(field device_id) live=/var/lib/certagent/certs/device-
 func anApplicationFindsItsHub(t *testing.T, m *machine) {
 	m.enrolled(t)
 	m.places(t, "mosquitto")
-	cloud := dpstest.New(t, dpstest.Options{Listener: m.est.listen(t, cloudPort), Hubs: []string{cloudName}})
+	cloud := dpstest.New(t, dpstest.Options{
+		Listener: m.est.listen(t, cloudPort), Hubs: []string{cloudName}, RetryAfter: time.Second,
+	})
 	block, _ := pem.Decode([]byte(m.est.file(t, "ca.pem")))
 	ca, err := x509.ParseCertificate(block.Bytes)
 	must(t, err)
