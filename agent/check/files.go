@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
+	"certagent/store/durable"
 	"certagent/store/export"
 )
 
@@ -104,7 +107,11 @@ func (u User) protected(id, subject string, w Way, err error) *Result {
 	}
 	for _, f := range append(w.Dirs[:len(w.Dirs):len(w.Dirs)], w.End) {
 		sticky := f.Dir && f.Mode&fs.ModeSticky != 0 // judged along with the links in it already
-		if who := u.others(f, Write, -1); who != "" && !sticky {
+		here := f
+		if mounted(f.Path, unix.ST_RDONLY) {
+			here.Mode, here.ACL = sealed(f.Mode), nil
+		}
+		if who := u.others(here, Write, -1); who != "" && !sticky {
 			return failed(id, subject, fmt.Sprintf("%s may write %s", who, f),
 				"chown root "+f.Path+" and chmod go-w "+f.Path+"; setfacl -b "+f.Path+" if it has an access control list")
 		}
@@ -118,5 +125,26 @@ func (u User) safePlace(path string) error {
 	if len(u.GIDs) > 0 {
 		gid = u.GIDs[0]
 	}
-	return export.Writer{UID: u.UID, GID: gid}.Preflight(export.Output{Path: path, Mode: 0o600})
+	return export.Writer{FS: mounts{durable.OS{}}, UID: u.UID, GID: gid}.Preflight(export.Output{Path: path, Mode: 0o600})
 }
+
+// sealed is the mode of what lies on a file system or mount that is read-only: it grants nobody to write. So it is with the volumes
+// of a ConfigMap, whose directories have mode 0777. Owners are judged all the same, since they can write where it is mounted
+// otherwise. Only who looks from outside may go by this: to the agent in its unit's sandbox nearly everything is
+// read-only that others can write, so that it does not itself.
+func sealed(mode fs.FileMode) fs.FileMode { return mode &^ 0o222 }
+
+// mounts is a file system with the modes of what is mounted read-only sealed.
+type mounts struct{ durable.FS }
+
+func (m mounts) Lstat(path string) (fs.FileInfo, error) {
+	info, err := m.FS.Lstat(path)
+	if err == nil && info.IsDir() && mounted(path, unix.ST_RDONLY) {
+		return sealedInfo{info}, nil
+	}
+	return info, err
+}
+
+type sealedInfo struct{ fs.FileInfo }
+
+func (i sealedInfo) Mode() fs.FileMode { return sealed(i.FileInfo.Mode()) }
