@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -23,11 +24,32 @@ const (
 	newLine = "# New in 1.1.0."
 )
 
-// build makes what machines see at /mnt: packages of two releases, certagent-testca, and this program, which probes the
-// sandbox.
+// shared is a directory of this run, which all its machines see at /mnt. TestMain makes it, and build fills it.
+var shared struct {
+	dir    string
+	filled sync.Mutex
+	full   bool // guarded by filled
+}
+
+// build gives what machines see at /mnt: packages of two releases, certagent-testca, the examples, and this program, which
+// probes the sandbox. It is made once in a run.
 func build(t *testing.T) string {
 	t.Helper()
-	share, tree := t.TempDir(), copyOfTree(t)
+	if os.Geteuid() != 0 {
+		t.Fatal("must be root")
+	}
+	shared.filled.Lock()
+	defer shared.filled.Unlock()
+	if !shared.full {
+		fill(t, shared.dir)
+		shared.full = true
+	}
+	return shared.dir
+}
+
+func fill(t *testing.T, share string) {
+	t.Helper()
+	tree := copyOfTree(t)
 	must(t, os.Chmod(share, 0o755))
 	packed := make(chan error)
 	release := func(version string) {
@@ -53,7 +75,7 @@ func build(t *testing.T) string {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(share, probeName), program, 0o755))
 	shim(t, tree, share)
-	return share
+	command(t, "cp", "-r", filepath.Join(tree, "examples"), share)
 }
 
 // touch makes a file look as if it were changed.

@@ -3,7 +3,6 @@
 package rig
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,29 +11,15 @@ import (
 // fleetPassword is the login of a gateway in the examples that roll out; certagent-testca knows no other.
 const fleetPassword = "estpwd"
 
-// buildFleet makes what the machines of these tests see at /mnt: the packages, certagent-testca, and the examples.
-func buildFleet(t *testing.T, formats string) (share string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("must be root")
-	}
-	share, tree := t.TempDir(), copyOfTree(t)
-	must(t, os.Chmod(share, 0o755))
-	commit(t, tree, older)
-	command(t, "git", "-C", tree, "tag", "v"+older)
-	must(t, pack(t.Context(), tree, filepath.Join(share, older), "amd64", formats))
-	testca(t, share)
-	shim(t, tree, share)
-	command(t, "cp", "-r", filepath.Join(tree, "examples"), share)
-	return share
-}
-
 // TestAnsible: the playbook of examples/ansible rolls certagent out, as a deb and as an rpm, on a booted gateway.
 func TestAnsible(t *testing.T) {
-	share := buildFleet(t, "deb rpm")
-	for _, kind := range []struct{ name, file string }{
-		{"deb", "/mnt/" + older + "/certagent_" + older + "-1_amd64.deb"},
-		{"rpm", "/mnt/" + older + "/certagent-" + older + "-1.x86_64.rpm"},
+	share := build(t)
+	for _, kind := range []struct {
+		name, file string
+		lives      func(*testing.T, *machine, string)
+	}{
+		{"deb", "/mnt/" + older + "/certagent_" + older + "-1_amd64.deb", rollOut},
+		{"rpm", "/mnt/" + older + "/certagent-" + older + "-1.x86_64.rpm", install}, // after which all is as with the deb
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			m := boot(t, fleet, share)
@@ -46,7 +31,7 @@ func TestAnsible(t *testing.T) {
 			m.run(t, "cp -r /mnt/examples/ansible /root/playbook && echo secret >/root/vault-password")
 			m.write(t, "/root/playbook/files/est.pem", "0644", "root:root", m.est.file(t, "ca.pem"))
 			m.run(t, "cd /root/playbook && ansible-vault encrypt --vault-password-file /root/vault-password host_vars/gateway-42.example/vault.yml")
-			rollOut(t, m, kind.file)
+			kind.lives(t, m, kind.file)
 		})
 	}
 }
@@ -57,22 +42,37 @@ func (m *machine) plays(file, more string) (said string, code int) {
 		" --diff -vvv --extra-vars certagent_package=" + file + " site.yml " + more)
 }
 
-// rollOut is the life of a gateway that Ansible looks after.
-func rollOut(t *testing.T, m *machine, file string) {
-	changed := func(want, more string) {
-		t.Helper()
-		said, code := m.plays(file, more)
-		if code != 0 || !strings.Contains(said, "changed="+want) {
-			t.Fatalf("ansible-playbook ends with %d, want 0 and changed=%s:\n%s\n%s", code, want, said, m.journal())
-		}
-		if strings.Contains(said, fleetPassword) {
-			t.Errorf("it shows the password:\n%s", said)
-		}
+// changes runs the playbook, which must succeed with so many changes ("" is any number), and says nothing of the password.
+func (m *machine) changes(t *testing.T, want, file, more string) {
+	t.Helper()
+	said, code := m.plays(file, more)
+	if code != 0 || !strings.Contains(said, "changed="+want) {
+		t.Fatalf("ansible-playbook ends with %d, want 0 and changed=%s:\n%s\n%s", code, want, said, m.journal())
 	}
-	changed("", "") // first: whatever it takes
+	if strings.Contains(said, fleetPassword) {
+		t.Errorf("it shows the password:\n%s", said)
+	}
+}
+
+// install: a first run, and a second that changes nothing.
+func install(t *testing.T, m *machine, file string) {
+	m.changes(t, "", file, "--check")
+	m.fails(t, 1, "test -e /etc/certagent")
+	m.changes(t, "", file, "")
 	if cn := m.leaf(t, "device-id").Subject.CommonName; cn != "gateway-42" {
 		t.Errorf("the certificate is for %s", cn)
 	}
+	m.ownersAsConfigured(t)
+	state := m.state(t)
+	m.changes(t, "0 ", file, "")
+	if now := m.state(t); now != state {
+		t.Errorf("the state was\n%s\nand is\n%s", state, now)
+	}
+}
+
+// ownersAsConfigured: what the examples write belongs to whom it should, and the service comes back after a boot.
+func (m *machine) ownersAsConfigured(t *testing.T) {
+	t.Helper()
 	if got, want := m.run(t, "stat -c '%U:%G %a' /etc/certagent/config.toml /etc/certagent/bootstrap/est-password /etc/certagent/trust/est.pem"),
 		"root:certagent 640\nroot:certagent 640\nroot:root 644"; got != want {
 		t.Errorf("owners and modes:\n%s\nwant\n%s", got, want)
@@ -80,25 +80,24 @@ func rollOut(t *testing.T, m *machine, file string) {
 	if enabled := m.run(t, "systemctl is-enabled certagent"); enabled != "enabled" {
 		t.Errorf("the service is %s", enabled)
 	}
+}
 
+// rollOut is the life of a gateway that Ansible looks after.
+func rollOut(t *testing.T, m *machine, file string) {
+	install(t, m, file)
 	process := m.property(t, "MainPID")
-	state := m.state(t)
-	changed("0 ", "")
-	if now := m.state(t); now != state {
-		t.Errorf("the state was\n%s\nand is\n%s", state, now)
-	}
 
 	// A changed configuration is reloaded, not more.
-	m.run(t, "cp /root/playbook/templates/config.toml.j2 /root/good")
 	m.run(t, "printf '[cert_issuance.certs.mqtt]\ncommon_name = \"another\"\n' >>/root/playbook/templates/config.toml.j2")
-	changed("2 ", `--extra-vars '{"certagent_wait_for": ["device-id", "mqtt"]}'`)
+	m.changes(t, "2 ", file, `--extra-vars '{"certagent_wait_for": ["device-id", "mqtt"]}'`)
 	if cn := m.leaf(t, "mqtt").Subject.CommonName; cn != "another" {
 		t.Errorf("the other certificate is for %s", cn)
 	}
 
-	// One that does not load never arrives.
+	// One that does not load never arrives, nor what belongs to it.
+	m.run(t, "cd /root/playbook && cp templates/config.toml.j2 /root/good && sed -i '1i nonsense = 1' templates/config.toml.j2 &&"+
+		` printf '%s\n' 'certagent_drop_ins: {nice.conf: "[Service]\nNice=5\n"}' >>group_vars/gateways/certagent.yml`)
 	before := m.run(t, "sha256sum /etc/certagent/config.toml")
-	m.run(t, "echo 'nonsense = 1' >>/root/good && cp /root/good /root/playbook/templates/config.toml.j2")
 	said, code := m.plays(file, "")
 	if code == 0 || !strings.Contains(said, "nonsense: unknown key") {
 		t.Errorf("a bad configuration ends it with %d:\n%s", code, said)
@@ -108,6 +107,13 @@ func rollOut(t *testing.T, m *machine, file string) {
 	}
 	if now := m.property(t, "MainPID"); now != process {
 		t.Errorf("the process was %s and is %s", process, now)
+	}
+
+	// When it is mended, what was not done for it is done.
+	m.run(t, "cp /root/good /root/playbook/templates/config.toml.j2")
+	m.changes(t, "3 ", file, "")
+	if nice := m.run(t, "ps -o ni= -p $(systemctl show --value -p MainPID certagent)"); strings.TrimSpace(nice) != "5" {
+		t.Errorf("the drop-in is not in force: nice is %s", nice)
 	}
 	m.run(t, "certagent check --offline")
 	if journal := m.run(t, "journalctl --sync && journalctl --no-pager"); strings.Contains(journal, fleetPassword) {

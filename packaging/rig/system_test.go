@@ -10,6 +10,7 @@
 package rig
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -19,7 +20,15 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == probeName {
 		os.Exit(probe(os.Stderr))
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "certagent-rig-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	shared.dir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // promise is something that holds on every machine.
