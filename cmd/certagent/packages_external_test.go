@@ -285,6 +285,7 @@ func checkContents(t *testing.T, all map[string]packaged, systemd bool) {
 	for name := range special {
 		t.Errorf("%s is missing", name)
 	}
+	checkLinks(t, all)
 	program, err := elf.NewFile(bytes.NewReader(all["/usr/bin/certagent"].data))
 	must(t, err)
 	for _, s := range program.Progs {
@@ -294,6 +295,25 @@ func checkContents(t *testing.T, all map[string]packaged, systemd bool) {
 	}
 	if program.Section(".symtab") != nil {
 		t.Error("the program is not stripped")
+	}
+}
+
+// checkLinks: what a page of the package links to is in the package, but for what is of use with the source alone, and for the
+// example of certagent-testca, which its own package has.
+func checkLinks(t *testing.T, all map[string]packaged) {
+	t.Helper()
+	const root = "/usr/share/doc/certagent"
+	elsewhere := regexp.MustCompile(`^(README\.md|docs/fleet-[a-z0-9-]+\.svg|examples/demo|examples/testca/README\.md)$`)
+	for name, page := range all {
+		if path.Ext(name) != ".md" {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^):#\s]+)(?:#[^)\s]*)?\)`).FindAllSubmatch(page.data, -1) {
+			to := path.Join(path.Dir(name), string(m[1]))
+			if _, here := all[to]; !here && !elsewhere.MatchString(strings.TrimPrefix(to, root+"/")) {
+				t.Errorf("%s links to %s, which is not in the package", name, to)
+			}
+		}
 	}
 }
 
