@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strconv"
 )
 
@@ -22,7 +21,7 @@ func (c *Config) Aziot() (fragment []byte, advice []string, err error) {
 	root := newTable(Place{})
 	var lacks []error
 	pair := func(t *node, cert Certificate, certKey, keyKey string) {
-		chain, key := cert.output("fullchain", "fullchain+root"), cert.output("key")
+		chain, key := cert.output(aziotCertificates, "fullchain", "fullchain+root"), cert.output(aziotKeys, "key")
 		for _, o := range []struct {
 			output *Output
 			format string
@@ -44,16 +43,14 @@ func (c *Config) Aziot() (fragment []byte, advice []string, err error) {
 		switch cert.Role {
 		case RoleEdgeCA:
 			found = true
-			if cas := cert.output("ca"); cas != nil {
+			if cas := cert.output(aziotCertificates, "ca"); cas != nil {
 				root.put("trust_bundle_cert", fileURI(cas.Path))
 				advice = append(advice, cas.unreadable(aziotCertificates)...)
 			}
 			pair(root.in("edge_ca"), cert, "cert", "pk")
 		case RoleDevice:
-			login, err := c.aziotProvisioning(root, cert)
-			if err != nil {
-				lacks = append(lacks, err)
-			}
+			login, missing := c.aziotProvisioning(root, cert)
+			lacks = append(lacks, missing...)
 			if login != nil {
 				found = true
 				pair(login, cert, "identity_cert", "identity_pk")
@@ -70,14 +67,14 @@ func (c *Config) Aziot() (fragment []byte, advice []string, err error) {
 	return writeTOML(root), advice, nil
 }
 
-// aziotProvisioning writes [provisioning] and gives the table in which the certificate goes; nil where the cloud is not IoT
-// Edge's business.
-func (c *Config) aziotProvisioning(root *node, cert Certificate) (*node, error) {
+// aziotProvisioning writes [provisioning] and gives the table in which the certificate goes, nil where the cloud is not IoT
+// Edge's business; and what is missing.
+func (c *Config) aziotProvisioning(root *node, cert Certificate) (login *node, missing []error) {
 	v := c.Provisioning
 	switch v.Source {
 	case SourceDPS:
 		if v.Blank() {
-			return nil, fmt.Errorf("id_scope %s is still the blank of the tutorial", quoted(v.IDScope))
+			missing = append(missing, fmt.Errorf("id_scope %s is still the blank of the tutorial", quoted(v.IDScope)))
 		}
 		p := root.in("provisioning")
 		p.put("source", v.Source)
@@ -93,7 +90,7 @@ func (c *Config) aziotProvisioning(root *node, cert Certificate) (*node, error) 
 		} else if id := cert.commonName(); id != "" { // else IoT Edge takes it from the certificate
 			attestation.put("registration_id", id)
 		}
-		return attestation, nil
+		return attestation, missing
 	case "manual":
 		written, _, _ := parseTOML("", c.Merged) // it was parsed before
 		of := written.get("provisioning")
@@ -102,25 +99,35 @@ func (c *Config) aziotProvisioning(root *node, cert Certificate) (*node, error) 
 		for _, name := range []string{"iothub_hostname", "device_id"} {
 			value := of.get(name)
 			if value == nil || value.kind != kindString || value.text == "" {
-				return nil, fmt.Errorf("provisioning.%s is missing, which IoT Edge needs for source = \"manual\"", name)
+				missing = append(missing, fmt.Errorf("provisioning.%s is missing, which IoT Edge needs for source = \"manual\" "+
+					"with a certificate: a connection_string has none", name))
+				continue
 			}
 			p.put(name, value.text)
 		}
-		login := p.in("authentication")
+		login = p.in("authentication")
 		login.put("method", "x509")
-		return login, nil
+		return login, missing
 	}
 	return nil, nil
 }
 
-// output is the first output in one of formats, which are in order of preference; nil if there is none.
-func (c *Certificate) output(formats ...string) *Output {
+// output is an output for a user in one of formats, which are in order of preference: the first that he may read, since others
+// may be for other programs, else the first; nil if there is none.
+func (c *Certificate) output(user string, formats ...string) (found *Output) {
 	for _, format := range formats {
-		if i := slices.IndexFunc(c.Outputs, func(o Output) bool { return o.Format == format }); i >= 0 {
-			return &c.Outputs[i]
+		for i := range c.Outputs {
+			o := &c.Outputs[i]
+			switch {
+			case o.Format != format:
+			case o.unreadable(user) == nil:
+				return o
+			case found == nil:
+				found = o
+			}
 		}
 	}
-	return nil
+	return found
 }
 
 // commonName is the one that is asked for; "" where it is found out at each attempt.

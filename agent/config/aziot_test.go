@@ -65,6 +65,12 @@ func TestAziot(t *testing.T) {
 			advice: []string{"/var/aziot/edge_ca.ca: user aziotcs of IoT Edge may not read it; give that output mode = \"0644\""},
 		},
 		{
+			name: "files for another program come first",
+			doc: edge + strings.ReplaceAll(outputsOf("edge_ca", "fullchain root:mosquitto 0640", "key root:mosquitto 0640"), "/var/aziot/", "/etc/mosquitto/") +
+				outputsOf("edge_ca", "key aziotks:aziotks 0600", "fullchain") + urls,
+			want: "[edge_ca]\ncert = \"file:///var/aziot/edge_ca.fullchain\"\npk = \"file:///var/aziot/edge_ca.key\"\n",
+		},
+		{
 			name: "a certificate without its chain is no login", doc: edge + outputsOf("edge_ca", "cert", "key aziotks:aziotks 0600") + urls,
 			err: `certificate aziot-edged-ca has no output of format "fullchain": IoT Edge reads files of its own`,
 		},
@@ -72,9 +78,13 @@ func TestAziot(t *testing.T) {
 certificate aziot-edged-ca has no output of format "key": IoT Edge reads files of its own
 certificate device-id has no output of format "fullchain": IoT Edge reads files of its own
 certificate device-id has no output of format "key": IoT Edge reads files of its own`},
-		{name: "a blank", doc: strings.Replace(dps, "0ne00000000", "<SCOPE>", 1) + dev + both + urls, err: `id_scope "<SCOPE>" is still the blank of the tutorial`},
-		{name: "manual without a hub", doc: strings.Replace(manual, "iothub_hostname", "#", 1) + manualDev + urls,
-			err: `provisioning.iothub_hostname is missing, which IoT Edge needs for source = "manual"`},
+		{name: "a blank and no chain", doc: strings.Replace(dps, "0ne00000000", "<SCOPE>", 1) + dev + outputsOf(id, "key") + urls,
+			err: `id_scope "<SCOPE>" is still the blank of the tutorial
+certificate device-id has no output of format "fullchain"`},
+		{name: "a connection string", doc: "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=hub;DeviceId=gw-1\"\n" + manualDev +
+			outputsOf("provisioning.authentication.identity_cert", "fullchain", "key") + urls,
+			err: `provisioning.iothub_hostname is missing, which IoT Edge needs for source = "manual" with a certificate: a connection_string has none
+provisioning.device_id is missing`},
 		{name: "nothing of it", doc: urls + mqtt, err: "there is nothing that IoT Edge could use"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

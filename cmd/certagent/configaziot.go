@@ -37,7 +37,7 @@ Exit codes: 0 printed, 1 failed, 2 usage, or the configuration is wrong or lacks
 			}
 			fragment, advice, err := cfg.Aziot()
 			if err != nil {
-				return misused(&hint{err, "certagent-config.toml(5) has outputs; certagent help config aziot says which are needed"})
+				return misused(&hint{err, "certagent help config aziot says what is needed, certagent-config.toml(5) how to write it"})
 			}
 			for _, a := range advice {
 				fmt.Fprintf(p.stderr, "certagent: warning: %s\n", a)
