@@ -28,7 +28,7 @@ func playAWS(ctx context.Context, s *stage) (err error) {
 		return err
 	}
 	defer cloud.Close()
-	s.say("starting an endpoint of AWS IoT Core, with an account behind it, both of them local:\n        %s", cloud.Endpoint())
+	s.say("starting an endpoint of AWS IoT Core, with an account behind it, both of them local: %s", cloud.Endpoint())
 	if err := s.registerCA(ctx, cloud); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func playAWS(ctx context.Context, s *stage) (err error) {
 	cloud.Throttle(true)
 	// No resolver knows the endpoint, but this proxy does.
 	a, err := s.start(configuration(ca.url,
-		fmt.Sprintf(`subject = [["C", "JP"], ["O", "Example"], ["CN", "%s"], ["serialNumber", "0001"]]`, thing),
+		fmt.Sprintf("subject = [\n  [\"C\", \"JP\"], [\"O\", \"Example\"], [\"CN\", %q], [\"serialNumber\", \"0001\"]\n]", thing),
 		fmt.Sprintf(`
 [provisioning]
 source = "aws"
@@ -81,7 +81,7 @@ path = "DIR/app/device.key"
 		return err
 	}
 	s.say("DROPPED:   AWS registered it, PENDING_ACTIVATION, and dropped the connection, as it does with each first one:\n\n%s",
-		indent(pending))
+		pending)
 	cloud.Throttle(false)
 	tries, err := a.connected(ctx, cloud, first)
 	if err != nil {
@@ -134,7 +134,7 @@ path = "DIR/app/device.key"
 		return fmt.Errorf("send a message with the renewed certificate: %w", err)
 	}
 	s.say("CONNECTED: AWS took connection %d, having provisioned once more, for the same thing, and takes messages with it:\n\n%s",
-		tries, indent(a.table()))
+		tries, a.table())
 	if ids := cloud.Thing(thing).Principals; !slices.Equal(ids, []string{thumbprint(first), thumbprint(second)}) ||
 		cloud.Certificate(ids[0]).Status != awstest.Active {
 		return fmt.Errorf("the thing has the certificates %q, want the old one, ACTIVE, and the new one", ids)

@@ -95,7 +95,7 @@ trusted_certs = ["file://DIR/cloud.pem"]
 	if err := device.answers(ctx, pair, http.StatusNoContent); err != nil {
 		return err
 	}
-	s.say("REGISTERED: the hub takes the new certificate (204), and refuses the old one (401):\n\n%s", indent(a.table()))
+	s.say("REGISTERED: the hub takes the new certificate (204), and refuses the old one (401):\n\n%s", a.table())
 
 	if err := a.stop(); err != nil {
 		return err

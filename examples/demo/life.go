@@ -72,7 +72,7 @@ func playLife(ctx context.Context, s *stage) (err error) {
 	if !a.alive() {
 		return errors.New("the agent did not outlive the outage")
 	}
-	say("EXPIRED:  the agent lives on, has failed %d times (%s), and says so:\n\n%s", state.Failures, state.Class, indent(a.table()))
+	say("EXPIRED:  the agent lives on, has failed %d times (%s), and says so:\n\n%s", state.Failures, state.Class, a.table())
 
 	say("the EST server comes back")
 	if ca, err = s.startServer(ctx, ca.address, lifetime); err != nil {

@@ -11,14 +11,17 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 )
 
 const patience = 30 * time.Second // for any single step
@@ -29,15 +32,20 @@ func main() {
 	act := flag.String("act", "life", "which `act` is played: life, azure, aws")
 	template := flag.String("template", "examples/aws-jitp/template.json", "the provisioning template (`file`) of the act aws")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Who turns away leaves nothing behind either, not by closing the terminal, and not with make demo | head: there say notices.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // else it ends the program
 	acts := map[string]func(context.Context, *stage) error{"life": playLife, "azure": playAzure, "aws": playAWS}
 	play := acts[*act]
 	if play == nil {
 		fmt.Fprintf(os.Stderr, "demo: there is no act %q\n", *act)
 		os.Exit(2)
 	}
-	if err := perform(ctx, play, stage{agentPath: *agent, testcaPath: *testca, templatePath: *template}); err != nil {
+	if err := perform(ctx, play, stage{agentPath: *agent, testcaPath: *testca, templatePath: *template, leave: stop}); err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("it was told to stop")
+		}
 		fmt.Fprintf(os.Stderr, "\ndemo: FAILED: %v\n", err)
 		os.Exit(1)
 	}
@@ -46,6 +54,7 @@ func main() {
 // stage is where an act is played.
 type stage struct {
 	agentPath, testcaPath, templatePath string
+	leave                               func() // ends the act
 
 	dir   string // for everything, and gone afterwards
 	began time.Time
@@ -61,8 +70,31 @@ func perform(ctx context.Context, play func(context.Context, *stage) error, s st
 	return play(ctx, &s)
 }
 
+// say prints a text behind the time and its label, if it has one, in lines of 80 columns at most; what follows an empty line in
+// it, as it stands.
 func (s *stage) say(format string, args ...any) {
-	fmt.Printf("%5.1fs  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+	text, block, _ := strings.Cut(fmt.Sprintf(format, args...), "\n\n")
+	label := regexp.MustCompile(`^([A-Z]+:)? *`).FindString(text)
+	lines := fmt.Sprintf("%5.1fs  %s", time.Since(s.began).Seconds(), label)
+	margin := len(lines)
+	column := margin
+	for i, word := range strings.Fields(text[len(label):]) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case column+1+n > 80:
+			lines, column = lines+"\n"+strings.Repeat(" ", margin), margin
+		default:
+			lines, column = lines+" ", column+1
+		}
+		lines, column = lines+word, column+n
+	}
+	if block != "" {
+		lines += "\n\n" + strings.TrimSpace(block) + "\n"
+	}
+	if _, err := fmt.Println(lines); err != nil {
+		s.leave() // nobody looks any more
+	}
 }
 
 // start starts the agent with a configuration, in which DIR stands for the directory of the stage.
@@ -71,12 +103,8 @@ func (s *stage) start(configuration string, environment ...string) (*agent, erro
 	if err := os.WriteFile(a.config, []byte(strings.ReplaceAll(configuration, "DIR", s.dir)), 0o600); err != nil {
 		return nil, err
 	}
-	s.say("starting the agent with this configuration:\n\n%s", indent(configuration))
+	s.say("starting the agent with this configuration:\n\n%s", configuration)
 	return a, a.start(s.dir, environment...)
-}
-
-func indent(s string) string {
-	return "            " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n            ") + "\n"
 }
 
 func words(c *x509.Certificate) string {
