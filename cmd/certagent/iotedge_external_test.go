@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -43,6 +44,7 @@ type subscription struct {
 	cloud  *dpstest.Server
 	hub    string                       // its name
 	cas    map[string]*x509.Certificate // by their names, verified
+	made   map[string]bool              // what there is, by kind and name
 	called []string
 }
 
@@ -74,6 +76,9 @@ func (s *subscription) answer(args []string) (string, error) {
 		return "", err
 	}
 	s.called = append(s.called, command)
+	if err := s.resources(command, flags); err != nil {
+		return "", fmt.Errorf("%s: %w", command, err)
+	}
 	switch command {
 	case "iot dps linked-hub create":
 		s.hub = flags["hub-name"] + ".azure-devices.net"
@@ -89,26 +94,58 @@ func (s *subscription) answer(args []string) (string, error) {
 			return "", err
 		}
 		block, _ := pem.Decode(data)
-		if block == nil || flags["verified"] != "true" {
-			return "", errors.New("no PEM, or not verified")
+		if block == nil {
+			return "", errors.New("no PEM")
 		}
 		s.cas[flags["certificate-name"]], err = x509.ParseCertificate(block.Bytes)
 		return "{}\n", err
 	case "iot dps enrollment-group create":
-		ca := s.cas[flags["ca-name"]]
-		if ca == nil || flags["edge-enabled"] != "true" {
-			return "", errors.New("no such certificate, or no IoT Edge devices")
-		}
-		s.cloud.EnrolGroup(ca, dpstest.Enrolment{})
-		return "{}\n", nil
+		s.cloud.EnrolGroup(s.cas[flags["ca-name"]], dpstest.Enrolment{})
 	case "iot dps show":
 		return s.cloud.IDScope() + "\n", nil
 	case "iot hub device-identity show":
 		return strings.ToUpper(s.cloud.Thumbprint(s.hub, flags["device-id"])) + "\n", nil
 	case "iot dps certificate show":
-		return "AAAAAAFXPqg=\n", nil
+		return etag + "\n", nil
+	case "iot dps certificate delete":
+		if flags["etag"] != etag {
+			return "", errors.New("the etag is another one")
+		}
 	}
 	return "{}\n", nil
+}
+
+const etag = "AAAAAAFXPqg="
+
+// resources holds that what a command names is there, and keeps what it makes. A group is not deleted, since the page has a
+// second way after that.
+func (s *subscription) resources(command string, flags map[string]string) error {
+	kind, verb := path.Split(strings.ReplaceAll(command, " ", "/"))
+	kinds := map[string]string{ // of what a flag names
+		"resource-group": "group/", "hub-name": "iot/hub/", "dps-name": "iot/dps/", "certificate-name": "iot/dps/certificate/",
+		"ca-name": "iot/dps/certificate/", "enrollment-id": "iot/dps/enrollment-group/", "name": kind, "device-id": kind,
+	}
+	for flag, value := range flags {
+		of, names := kinds[flag]
+		thing := of + value
+		switch {
+		case !names: // it is a setting
+		case flag == "device-id":
+			if s.cloud.Thumbprint(s.hub, value) == "" {
+				return fmt.Errorf("there is no device %s", value)
+			}
+		case of == kind && verb == "create":
+			if s.made[thing] {
+				return fmt.Errorf("there is a %s already", thing)
+			}
+			s.made[thing] = true
+		case !s.made[thing]:
+			return fmt.Errorf("there is no %s", thing)
+		case of == kind && verb == "delete" && kind != "group/":
+			delete(s.made, thing)
+		}
+	}
+	return nil
 }
 
 // reachable gives hub and endpoint their addresses on this machine, and has it trust them as it does Azure's.
@@ -152,16 +189,24 @@ func TestIoTEdgeWalk(t *testing.T) {
 		m.furnish()
 		g.dir = "/etc/certagent"
 		g.as = &syscall.Credential{Uid: agentID, Gid: agentID}
-		azure := &subscription{cas: map[string]*x509.Certificate{}}
+		azure := &subscription{cas: map[string]*x509.Certificate{}, made: map[string]bool{}}
 		m.packages()
 		control := httptest.NewServer(azure)
 		defer control.Close()
 		t.Setenv(azControl, control.URL)
 
-		sh := m.types()
+		sh, systemctl := m.types(), m.systemctl()
 		for _, b := range edgeBlocks(t) {
 			if strings.HasPrefix(b.commands, "systemctl ") {
-				m.systemctl(b.commands)
+				for command := range strings.Lines(b.commands) {
+					command = strings.TrimSpace(command)
+					do := systemctl[command]
+					if do == nil {
+						t.Fatalf("nobody has %s done, or it was done", command)
+					}
+					do()
+					delete(systemctl, command)
+				}
 				continue
 			}
 			said := sh.run(b.commands)
@@ -179,6 +224,9 @@ func TestIoTEdgeWalk(t *testing.T) {
 		}
 		if n := len(azure.called); n != len(azOptions()) {
 			t.Errorf("az was called for %q", azure.called)
+		}
+		for command := range systemctl {
+			t.Errorf("the page has no %s", command)
 		}
 		for _, left := range []string{"/etc/systemd/system/certagent.service.d", "/etc/certagent/config.toml", "/var/aziot/certagent",
 			"/var/lib/certagent/certs", "/var/lib/certagent/onboard"} {
@@ -214,15 +262,13 @@ func (m *machine) packages() {
 		os.Chmod("/etc/certagent/config.d", 0o750), os.Chown("/etc/certagent/config.d", 0, agentID), os.CopyFS(workingDirectory, os.DirFS(edgeDir)))
 }
 
-// systemctl is systemd, as far as the page needs it: it starts and stops the agent, with the capability that the drop-in
-// gives it, if that is in force.
-func (m *machine) systemctl(commands string) {
-	m.t.Helper()
-	for command := range strings.Lines(commands) {
-		switch strings.TrimSpace(command) {
-		case "systemctl enable --now certagent":
-			m.start()
-		case "systemctl daemon-reload":
+// systemctl is systemd, as far as the page needs it: what each of its commands has done. It starts and stops the agent, with the
+// capability that the drop-in gives it, if that is in force.
+func (m *machine) systemctl() map[string]func() {
+	nothing := func() {} // what is done about the word is held on a booted systemd, in packaging/rig
+	return map[string]func(){
+		"systemctl enable --now certagent": func() { m.start() },
+		"systemctl daemon-reload": func() {
 			dropIn := readText(m.t, "/etc/systemd/system/certagent.service.d/iotedge.conf")
 			for _, line := range []string{"CapabilityBoundingSet=CAP_CHOWN", "AmbientCapabilities=CAP_CHOWN", "ReadWritePaths=/var/aziot/certagent"} {
 				if !strings.Contains(dropIn, line+"\n") {
@@ -230,16 +276,11 @@ func (m *machine) systemctl(commands string) {
 				}
 			}
 			m.caps = []uintptr{unix.CAP_CHOWN}
-		case "systemctl restart certagent":
-			m.stop()
-			m.start()
-		case "systemctl disable --now certagent":
-			m.stop()
-		case "systemctl enable --now certagent-deploy@iotedge.path", "systemctl disable --now certagent-deploy@iotedge.path":
-			// What is done about the word is held on a booted systemd, in packaging/rig.
-		default:
-			m.t.Fatalf("nobody has %s done", command)
-		}
+		},
+		"systemctl enable --now certagent-deploy@iotedge.path":  nothing,
+		"systemctl restart certagent":                           func() { m.stop(); m.start() },
+		"systemctl disable --now certagent-deploy@iotedge.path": nothing,
+		"systemctl disable --now certagent":                     m.stop,
 	}
 }
 
@@ -343,9 +384,12 @@ func (m *machine) types() *typist {
 			sh.lines <- lines.Text()
 		}
 	}()
-	sh.run("set -eo pipefail\n")
+	sh.run("set -eo pipefail; trap \"echo '" + endOfShell + "'\" EXIT\n")
 	return sh
 }
+
+// endOfShell is what a shell says at last; what it has started may hold its output for longer.
+const endOfShell = "end of the shell"
 
 // run types commands and gives what they say. The first that fails ends the shell.
 func (sh *typist) run(commands string) string {
@@ -358,7 +402,7 @@ func (sh *typist) run(commands string) string {
 	for timeout := time.After(3 * patience); ; {
 		select {
 		case line, more := <-sh.lines:
-			if !more {
+			if !more || line == endOfShell {
 				sh.t.Fatalf("this ends badly:\n%s%s", commands, &said)
 			}
 			if line == end {

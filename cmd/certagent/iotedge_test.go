@@ -61,42 +61,47 @@ func edgeBlocks(t *testing.T) (blocks []edgeBlock) {
 	return blocks
 }
 
-// azOptions are the flags of each command of the page, as the reference of the Azure CLI has them; all of them with a value
-// but --yes.
+// azOptions are the flags of each command of the page, as the reference of the Azure CLI has them, some with the one value that
+// does what the page says; all of them take one but --yes.
 func azOptions() map[string][]string {
 	return map[string][]string{
-		"group create":                 {"name", "location"},
+		"group create":                 {"name", "location=westeurope"},
 		"group delete":                 {"name", "yes"},
-		"iot hub create":               {"name", "resource-group", "sku"},
-		"iot hub device-identity show": {"hub-name", "device-id", "query", "output"},
+		"iot hub create":               {"name", "resource-group", "sku=S1"},
+		"iot hub device-identity show": {"hub-name", "device-id", "query=authentication.x509Thumbprint.primaryThumbprint", "output=tsv"},
 
 		"iot hub device-identity delete":  {"hub-name", "device-id"},
 		"iot dps create":                  {"name", "resource-group"},
-		"iot dps show":                    {"name", "resource-group", "query", "output"},
+		"iot dps show":                    {"name", "resource-group", "query=properties.idScope", "output=tsv"},
 		"iot dps linked-hub create":       {"dps-name", "resource-group", "hub-name"},
-		"iot dps certificate create":      {"dps-name", "resource-group", "certificate-name", "path", "verified"},
-		"iot dps certificate show":        {"dps-name", "resource-group", "certificate-name", "query", "output"},
+		"iot dps certificate create":      {"dps-name", "resource-group", "certificate-name", "path", "verified=true"},
+		"iot dps certificate show":        {"dps-name", "resource-group", "certificate-name", "query=etag", "output=tsv"},
 		"iot dps certificate delete":      {"dps-name", "resource-group", "certificate-name", "etag"},
-		"iot dps enrollment-group create": {"dps-name", "resource-group", "enrollment-id", "ca-name", "edge-enabled"},
+		"iot dps enrollment-group create": {"dps-name", "resource-group", "enrollment-id", "ca-name", "edge-enabled=true"},
 		"iot dps enrollment-group delete": {"dps-name", "resource-group", "enrollment-id"},
 	}
 }
 
-// azCall takes a call of az apart: the command, and the values of its flags. All that a command is documented to take is on
-// the page, and must be given.
+// azCall takes a call of az apart: the command, and the values of its flags, all of which must be given.
 func azCall(args []string) (command string, flags map[string]string, err error) {
 	first := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") })
 	if first < 0 {
 		first = len(args)
 	}
 	command, flags = strings.Join(args[:first], " "), map[string]string{}
-	known, ok := azOptions()[command]
+	options, ok := azOptions()[command]
 	if !ok {
 		return command, nil, fmt.Errorf("%q is misspelled or not recognized by the system", command)
 	}
+	known := map[string]string{}
+	for _, o := range options {
+		name, value, _ := strings.Cut(o, "=")
+		known[name] = value
+	}
 	for rest := args[first:]; len(rest) > 0; {
 		name, is := strings.CutPrefix(rest[0], "--")
-		if !is || !slices.Contains(known, name) {
+		value, ok := known[name]
+		if !is || !ok {
 			return command, nil, fmt.Errorf("%s: unrecognized arguments: %s", command, rest[0])
 		}
 		if rest = rest[1:]; name == "yes" {
@@ -106,10 +111,13 @@ func azCall(args []string) (command string, flags map[string]string, err error) 
 		if len(rest) == 0 {
 			return command, nil, fmt.Errorf("%s: argument --%s: expected one argument", command, name)
 		}
+		if value != "" && rest[0] != value {
+			return command, nil, fmt.Errorf("%s: --%s %s, want %s", command, name, rest[0], value)
+		}
 		flags[name], rest = rest[0], rest[1:]
 	}
 	if len(flags) != len(known) {
-		return command, nil, fmt.Errorf("%s: %d of the arguments %q", command, len(flags), known)
+		return command, nil, fmt.Errorf("%s: %d of the arguments %q", command, len(flags), options)
 	}
 	return command, flags, nil
 }
