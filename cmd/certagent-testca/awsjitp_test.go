@@ -193,6 +193,38 @@ func TestAWSJustInTimeProvisioning(t *testing.T) {
 	}
 }
 
+// What the page has root do is what the configuration needs: the directory and the group of its outputs, and its anchor.
+func TestAWSDevice(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(jitpDir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(filepath.Join(jitpDir, "config.toml"), config.Defaults{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, _ := c.Certificate("device-id")
+	var want []string
+	for _, o := range device.Outputs {
+		dir := filepath.Dir(o.Path)
+		want = append(want, "install -d -g certagent -m 0775 "+dir, "ReadWritePaths="+dir)
+		if o.Group != "" {
+			want = append(want, "useradd --system "+o.Group, "SupplementaryGroups="+o.Group)
+		}
+	}
+	for _, file := range device.Trust.Files {
+		want = append(want, "install -m 0644 testca/ca.pem "+file)
+	}
+	if len(want) < 6 {
+		t.Fatalf("the configuration needs %q", want)
+	}
+	for _, line := range want {
+		if !strings.Contains(string(page), "\n"+line+"\n") {
+			t.Errorf("the page has no line %s", line)
+		}
+	}
+}
+
 // The template on the page is the one in the string, its parameters are in the subject of the configuration, and what is
 // no role or no template is refused.
 func TestAWSRegistrationConfig(t *testing.T) {
