@@ -60,6 +60,43 @@ func TestLinksOfPages(t *testing.T) {
 	}
 }
 
+// TestTargets: CONTRIBUTING.md has every target that make lists, and a target that a page names exists.
+func TestTargets(t *testing.T) {
+	t.Parallel()
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets := map[string]bool{"help": true}
+	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):.*## `).FindAllStringSubmatch(string(makefile), -1) {
+		targets[m[1]] = true
+	}
+	if len(targets) < 15 {
+		t.Fatalf("the Makefile has the targets %v", targets)
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, "README.md", "examples/README.md", "CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := map[string]bool{"help": true}
+		for _, m := range regexp.MustCompile("(?m)(?:^    |^|`| is | or )make ([a-z]+(?:-[a-z]+)*)").FindAllStringSubmatch(string(text), -1) {
+			if named[m[1]] = true; !targets[m[1]] {
+				t.Errorf("%s: there is no make %s", page, m[1])
+			}
+		}
+		for target := range targets {
+			if page == "CONTRIBUTING.md" && !named[target] {
+				t.Errorf("%s does not have make %s", page, target)
+			}
+		}
+	}
+}
+
 // anchors are the headings of a page, as links name them.
 func anchors(t *testing.T, page string) map[string]bool {
 	t.Helper()
