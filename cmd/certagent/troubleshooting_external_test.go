@@ -8,10 +8,40 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"certagent/est/esttest"
 )
+
+// TestTroublesOfMounts is TestTroubleshooting for what the unit's sandbox, and a container, do to an output; needs root.
+func TestTroublesOfMounts(t *testing.T) {
+	quoted := troublesOfPage(t)
+	mount := func(p *patient, source, target string, flags uintptr) {
+		p.must(syscall.Mount(source, target, "", flags, ""))
+		p.t.Cleanup(func() { _ = syscall.Unmount(target, syscall.MNT_DETACH) }) // it may have been mended
+	}
+	output := func(p *patient) string {
+		p.with("[[cert_issuance.certs.mqtt.outputs]]\nformat = \"cert\"\npath = \"" + p.path("certs", "mqtt.pem") + `"`)
+		return p.tried()
+	}
+	for i, tr := range []trouble{{
+		provoke: func(p *patient) string {
+			p.must(os.Mkdir(p.path("certs"), 0o755))
+			mount(p, p.path("certs"), p.path("certs"), syscall.MS_BIND)
+			mount(p, "", p.path("certs"), syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY)
+			return output(p)
+		}, mend: func(p *patient) { p.must(syscall.Unmount(p.path("certs"), 0)) },
+	}, {
+		provoke: func(p *patient) string {
+			p.must(os.Mkdir(p.path("certs"), 0o755))
+			mount(p, p.file("old.pem", ""), p.file("certs/mqtt.pem", ""), syscall.MS_BIND)
+			return output(p)
+		}, mend: func(p *patient) { p.must(syscall.Unmount(p.path("certs", "mqtt.pem"), 0)) },
+	}} {
+		t.Run(mountTroubles[i], func(t *testing.T) { tr.goes(t, quoted[mountTroubles[i]]) })
+	}
+}
 
 // TestServerByHand types the commands of docs/troubleshooting.md, "An EST server by hand", word for word but for the values of
 // the first block, and looks for what the page says they tell.

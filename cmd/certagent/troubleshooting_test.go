@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,8 +73,12 @@ func (p *patient) once(pairs ...string) string {
 }
 
 // tried is what `run --once` says, then `status`, and each problem once more as "code: text", however the table breaks its lines.
-func (p *patient) tried() string {
-	said := p.says("run", "--once") + p.says("status")
+// The first gets more into its environment.
+func (p *patient) tried(env ...string) string {
+	cmd := p.command("run", "--once")
+	cmd.Env = append(cmd.Env, env...)
+	out, _ := cmd.CombinedOutput() // it fails, mostly
+	said := string(out) + p.says("status")
 	snapshot := p.status()
 	problems := snapshot.Problems
 	for _, c := range snapshot.Certificates {
@@ -350,39 +355,50 @@ var troubles = []trouble{
 	}},
 }
 
+// mountTroubles take root to bring about: TestTroublesOfMounts has them.
+var mountTroubles = []string{"The service may not write there", "An output is mounted by itself"}
+
 // TestTroubleshooting brings about each trouble of docs/troubleshooting.md, finds in what the program says every line that the
 // page quotes ("…" stands for anything), and then does what the page tells a person to do.
 func TestTroubleshooting(t *testing.T) {
 	t.Parallel()
 	quoted := troublesOfPage(t)
-	for _, tr := range troubles {
+	for _, tr := range slices.Concat(troubles, cloudTroubles) {
 		lines := quoted[tr.title]
 		delete(quoted, tr.title)
 		t.Run(tr.title, func(t *testing.T) {
 			t.Parallel()
-			if len(lines) == 0 {
-				t.Error("docs/troubleshooting.md does not quote it")
-			}
-			p := &patient{newGateway(t), esttest.New(t, tr.options)}
-			said := tr.provoke(p)
-			for _, line := range lines {
-				if !quotes(line, said) {
-					t.Errorf("docs/troubleshooting.md quotes\n%s\nwhere the program says\n%s", line, said)
-				}
-			}
-			if tr.mend == nil {
-				return
-			}
-			tr.mend(p)
-			for _, args := range [][]string{{"run", "--once"}, {"status"}} {
-				if code, out := p.runs(t, args...); code != exitOK {
-					t.Errorf("not mended: certagent %v: exit code %d\n%s", args, code, out)
-				}
-			}
+			tr.goes(t, lines)
 		})
+	}
+	for _, title := range mountTroubles {
+		delete(quoted, title)
 	}
 	for title := range quoted {
 		t.Errorf("docs/troubleshooting.md: nothing brings about %q", title)
+	}
+}
+
+// goes brings the trouble about, expects the lines that the page quotes, and mends it.
+func (tr trouble) goes(t *testing.T, lines []string) {
+	if len(lines) == 0 {
+		t.Error("docs/troubleshooting.md does not quote it")
+	}
+	p := &patient{newGateway(t), esttest.New(t, tr.options)}
+	said := tr.provoke(p)
+	for _, line := range lines {
+		if !quotes(line, said) {
+			t.Errorf("docs/troubleshooting.md quotes\n%s\nwhere the program says\n%s", line, said)
+		}
+	}
+	if tr.mend == nil {
+		return
+	}
+	tr.mend(p)
+	for _, args := range [][]string{{"run", "--once"}, {"status"}} {
+		if code, out := p.runs(t, args...); code != exitOK {
+			t.Errorf("not mended: certagent %v: exit code %d\n%s", args, code, out)
+		}
 	}
 }
 
