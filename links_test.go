@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -93,6 +94,28 @@ func TestTargets(t *testing.T) {
 			if page == "CONTRIBUTING.md" && !named[target] {
 				t.Errorf("%s does not have make %s", page, target)
 			}
+		}
+	}
+}
+
+// TestContentsOfLongPages: whoever is paged at night finds the part of a long page from its head, in the order of the page.
+func TestContentsOfLongPages(t *testing.T) {
+	t.Parallel()
+	for _, page := range []string{"docs/operations.md", "docs/troubleshooting.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, rest, _ := strings.Cut(string(text), "\n## ")
+		var listed, parts []string
+		for _, m := range regexp.MustCompile(`\[([^]]+)\]\(#[^)]+\)`).FindAllStringSubmatch(head, -1) {
+			listed = append(listed, m[1])
+		}
+		for _, m := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatch("\n## "+rest, -1) {
+			parts = append(parts, m[1])
+		}
+		if !slices.Equal(listed, parts) {
+			t.Errorf("%s: its head lists %q, and it has the parts %q", page, listed, parts)
 		}
 	}
 }
