@@ -115,3 +115,28 @@ func TestImportsKeepToTheRooms(t *testing.T) {
 		}
 	}
 }
+
+// TestDependenciesAreExplained: docs/architecture.md says of every module that one of ours asks for itself what it is for.
+func TestDependenciesAreExplained(t *testing.T) {
+	page, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n## Dependencies\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	found := 0
+	for _, file := range []string{"go.mod", "packaging/rig/kubernetes/go.mod"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\t(?:github\.com/)?(\S+) v\S+$`).FindAllStringSubmatch(string(text), -1) {
+			if found++; !strings.Contains(table, m[1]) {
+				t.Errorf("%s: docs/architecture.md does not say what %s is for", file, m[1])
+			}
+		}
+	}
+	if found < 15 {
+		t.Errorf("only %d modules were found", found)
+	}
+}
