@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,6 +67,40 @@ type tiding struct {
 	over   bool   // err is that the errand was called off: it counts for nothing
 	class  string // of err, as logs name it
 	status int    // of HTTP; 0 where there was none
+}
+
+// tidingOf says what came of an errand to others: err, whose classes are those of agent/onboard, and the status of HTTP, if
+// there was one. Only the error of an errand that was called off has no class.
+func tidingOf(err error, status int) tiding {
+	class, failed := errors.AsType[*onboard.Class](err)
+	if !failed {
+		return tiding{err: err, over: err != nil, status: status}
+	}
+	return tiding{err: err, class: class.Name, status: status}
+}
+
+// described is s with how it goes on, given the next errand: shown says that there is a certificate to be known, tried that
+// there were tries with it, and p what was wrong with the last one, nil for nothing.
+func described(s status.Onboarding, shown bool, next errand, tried bool, p *onboard.Problem) (status.Onboarding, []Problem) {
+	s.State, s.Why = status.Pending, next.why
+	if shown && !next.new {
+		s.State = status.Registered
+	}
+	if !tried {
+		return s, nil
+	}
+	s.NextTry = next.at
+	if p == nil || next.why == "" {
+		return s, nil
+	}
+	if s.State != status.Registered && !p.Notice {
+		s.State = status.Failed
+	}
+	return s, []Problem{problemOfCloud(p)}
+}
+
+func problemOfCloud(p *onboard.Problem) Problem {
+	return Problem{Code: p.Code, Text: p.Text, Hint: p.Hint, Notice: p.Notice, Since: p.Since}
 }
 
 // cloudOf is the cloud that a configuration names, with nothing known of it; nil where it names none that can be told.

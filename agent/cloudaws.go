@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"errors"
 	"fmt"
 	"net"
 	"reflect"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/status"
 	"certagent/store"
@@ -50,7 +50,7 @@ func (c *awsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 	want := awsiot.Registration{Endpoint: p.Endpoint, Port: p.Port, ClientID: p.ClientID}
 	if live != nil {
 		want.ClientID = cmp.Or(p.ClientID, live.Leaf.Subject.CommonName)
-		want.SHA256 = awsiot.Thumbprint(live.Leaf)
+		want.SHA256 = onboard.Thumbprint(live.Leaf)
 	}
 	mended := c.to.Source != "" && !reflect.DeepEqual(c.to, p)
 	changed = want != c.want || mended
@@ -63,7 +63,7 @@ func (c *awsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 
 func (c *awsCloud) next(now time.Time) errand {
 	step := awsiot.Next(c.want, c.result, c.state, now)
-	return errand{why: string(step.Why), new: step.Why != "" && step.Why != awsiot.Asked, at: step.At}
+	return errand{why: string(step.Why), new: step.Why != "" && step.Why != onboard.Asked, at: step.At}
 }
 
 func (c *awsCloud) begin(to contact, draw float64, now time.Time) func(context.Context) tiding {
@@ -72,7 +72,7 @@ func (c *awsCloud) begin(to contact, draw float64, now time.Time) func(context.C
 	want, live, p := c.want, c.live, c.to
 	return func(ctx context.Context) tiding {
 		err := visitAWS(ctx, want, live, p, to)
-		t := tidingOfAWS(err)
+		t := tidingOf(err, 0)
 		t.record = func(draw float64, now time.Time) bool { return c.record(want, step, err, draw, now) }
 		return t
 	}
@@ -107,59 +107,24 @@ func (c *awsCloud) record(want awsiot.Registration, step awsiot.Step, err error,
 	return state.Problem == nil || !state.Problem.Notice
 }
 
-// tidingOfAWS says what an outcome means to others.
-func tidingOfAWS(err error) tiding {
-	t := tiding{err: err}
-	if _, failed := errors.AsType[*awsiot.Error](err); !failed {
-		t.over = err != nil // only a canceled context has none
-		return t
-	}
-	for _, c := range []struct {
-		class error
-		name  string
-	}{
-		{awsiot.ErrDropped, "pending"}, {awsiot.ErrDenied, "unauthorized"}, {awsiot.ErrUnavailable, "unavailable"},
-		{awsiot.ErrUntrusted, "untrusted"}, {awsiot.ErrBadResponse, "bad-response"}, {awsiot.ErrDevice, "configuration"},
-	} {
-		if errors.Is(err, c.class) {
-			t.class = c.name
-		}
-	}
-	return t
-}
-
 func (c *awsCloud) ask() { c.state = c.state.Ask() }
 
 func (c *awsCloud) retryNow() { c.state.NextTry = time.Time{} }
 
 func (c *awsCloud) describe(now time.Time) (status.Onboarding, []Problem) {
-	e := c.next(now)
-	s := status.Onboarding{Cloud: c.name(), State: status.Pending, Endpoint: c.want.Endpoint, Why: e.why, Ordered: c.state.Again}
+	next, tried := c.next(now), c.state.Of == c.want // else they were about something else
+	s := status.Onboarding{Cloud: c.name(), Endpoint: c.want.Endpoint, Ordered: c.state.Again}
 	if c.result != nil {
 		s.DeviceID, s.Registered, s.SHA256 = c.result.ClientID, c.result.Connected, c.result.SHA256
 	}
-	if c.want.SHA256 != "" && !e.new {
-		s.State = status.Registered
+	if tried {
+		s.Failures, s.LastTry = c.state.Dropped+c.state.Failures, c.state.LastTry
 	}
-	var problems []Problem
-	if e.new && c.live != nil { // AWS provisions no certificate that lacks what its template uses, and says nothing of it
+	s, problems := described(s, c.want.SHA256 != "", next, tried, c.state.Problem)
+	if next.new && c.live != nil { // AWS provisions no certificate that lacks what its template uses, and says nothing of it
 		if p := awsiot.CheckSubject(c.live.Leaf, askedSubject(c.live)); p != nil {
-			problems = append(problems, Problem{Code: p.Code, Text: p.Text, Hint: p.Hint})
+			problems = append(problems, problemOfCloud(p))
 		}
-	}
-	if c.state.Of != c.want {
-		return s, problems // the tries were about something else
-	}
-	s.Failures, s.LastTry = c.state.Dropped+c.state.Failures, c.state.LastTry
-	if e.why == "" {
-		return s, problems
-	}
-	s.NextTry = e.at
-	if p := c.state.Problem; p != nil {
-		if s.State != status.Registered && !p.Notice {
-			s.State = status.Failed
-		}
-		problems = append([]Problem{{Code: p.Code, Text: p.Text, Hint: p.Hint, Notice: p.Notice, Since: p.Since}}, problems...)
 	}
 	return s, problems
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/status"
 	"certagent/store"
@@ -42,13 +43,13 @@ func TestAWSInStatus(t *testing.T) {
 	known := awsiot.Registration{Endpoint: p.Endpoint, Port: p.Port, ClientID: "gw-1"}
 	of := func(g *store.Generation) awsiot.Registration {
 		r := known
-		r.SHA256 = awsiot.Thumbprint(g.Leaf)
+		r.SHA256 = onboard.Thumbprint(g.Leaf)
 		return r
 	}
 	result := func(g *store.Generation) []byte {
 		return awsiot.Result{Version: 1, Registration: of(g), Connected: now, Began: now, Tries: 2}.Bytes()
 	}
-	tried := func(g *store.Generation, p awsiot.Problem) []byte {
+	tried := func(g *store.Generation, p onboard.Problem) []byte {
 		return awsiot.State{Of: of(g), Began: now, Tries: 3, Dropped: 3, LastTry: now, NextTry: now.Add(time.Minute), Problem: &p}.Bytes()
 	}
 	for _, c := range []struct {
@@ -61,11 +62,11 @@ func TestAWSInStatus(t *testing.T) {
 		{"nothing to show", nil, nil, nil, status.Onboarding{State: status.Pending}, nil},
 		{"not tried", whole, nil, nil, status.Onboarding{State: status.Pending, Why: "unknown"}, nil},
 		{"taken", whole, result(whole), nil, status.Onboarding{State: status.Registered, DeviceID: "gw-1", Registered: now, SHA256: of(whole).SHA256}, nil},
-		{"dropped, as is expected", whole, nil, tried(whole, awsiot.Problem{Code: awsiot.CodeProvisioning, Notice: true}),
+		{"dropped, as is expected", whole, nil, tried(whole, onboard.Problem{Code: awsiot.CodeProvisioning, Notice: true}),
 			status.Onboarding{State: status.Pending, Why: "unknown", Failures: 3, LastTry: now, NextTry: now.Add(time.Minute)}, []string{"aws-provisioning"}},
-		{"dropped for too long", whole, nil, tried(whole, awsiot.Problem{Code: awsiot.CodePending}),
+		{"dropped for too long", whole, nil, tried(whole, onboard.Problem{Code: awsiot.CodePending}),
 			status.Onboarding{State: status.Failed, Why: "unknown", Failures: 3, LastTry: now, NextTry: now.Add(time.Minute)}, []string{"aws-pending"}},
-		{"renewed", lacking, result(whole), tried(whole, awsiot.Problem{Code: awsiot.CodePending}),
+		{"renewed", lacking, result(whole), tried(whole, onboard.Problem{Code: awsiot.CodePending}),
 			status.Onboarding{State: status.Pending, Why: "renewed", DeviceID: "gw-1", Registered: now, SHA256: of(whole).SHA256}, []string{"aws-subject"}},
 		{"taken although the CA left something out", lacking, result(lacking), nil,
 			status.Onboarding{State: status.Registered, DeviceID: "gw-1", Registered: now, SHA256: of(lacking).SHA256}, nil},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/status"
 	"certagent/store"
@@ -57,7 +58,7 @@ func (d *dpsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 	want := dps.Registration{Endpoint: p.GlobalEndpoint, IDScope: p.IDScope, RegistrationID: p.RegistrationID}
 	if live != nil {
 		want.RegistrationID = cmp.Or(p.RegistrationID, live.Leaf.Subject.CommonName)
-		want.SHA256 = dps.Thumbprint(live.Leaf)
+		want.SHA256 = onboard.Thumbprint(live.Leaf)
 	}
 	mended := d.to.Source != "" && !reflect.DeepEqual(d.to, p)
 	changed = want != d.want || mended
@@ -70,7 +71,7 @@ func (d *dpsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 
 func (d *dpsCloud) next(now time.Time) errand {
 	step := dps.Next(d.want, d.result, d.state, now)
-	return errand{why: string(step.Why), new: step.Why != "" && step.Why != dps.Asked, at: step.At, held: step.Held}
+	return errand{why: string(step.Why), new: step.Why != "" && step.Why != onboard.Asked, at: step.At, held: step.Held}
 }
 
 func (d *dpsCloud) begin(to contact, draw float64, now time.Time) func(context.Context) tiding {
@@ -82,7 +83,11 @@ func (d *dpsCloud) begin(to contact, draw float64, now time.Time) func(context.C
 	link, want, live, p := d.link, d.want, d.live, d.to
 	return func(ctx context.Context) tiding {
 		answer, err := link.exchange(ctx, want, live, p, to, step)
-		t := tidingOfDPS(answer, err)
+		status := answer.HTTP
+		if e, failed := errors.AsType[*dps.Error](err); failed {
+			status = e.Status
+		}
+		t := tidingOf(err, status)
 		t.record = func(draw float64, now time.Time) bool { return d.record(link, want, step, answer, err, draw, now) }
 		return t
 	}
@@ -127,55 +132,20 @@ func (d *dpsCloud) record(link *dpsLink, want dps.Registration, step dps.Step, a
 	return end
 }
 
-// tidingOfDPS says what an exchange means to others.
-func tidingOfDPS(answer dps.Answer, err error) tiding {
-	t := tiding{err: err, status: answer.HTTP}
-	e, failed := errors.AsType[*dps.Error](err)
-	if !failed {
-		t.over = err != nil // only a canceled context has none
-		return t
-	}
-	t.status = e.Status
-	for _, c := range []struct {
-		class error
-		name  string
-	}{
-		{dps.ErrUnauthorized, "unauthorized"}, {dps.ErrRejected, "rejected"}, {dps.ErrUnavailable, "unavailable"},
-		{dps.ErrUntrusted, "untrusted"}, {dps.ErrBadResponse, "bad-response"}, {dps.ErrDevice, "configuration"},
-	} {
-		if errors.Is(err, c.class) {
-			t.class = c.name
-		}
-	}
-	return t
-}
-
 func (d *dpsCloud) ask() { d.state = d.state.Ask() }
 
 func (d *dpsCloud) retryNow() { d.state.NextTry = d.state.RetryAfter }
 
 func (d *dpsCloud) describe(now time.Time) (status.Onboarding, []Problem) {
-	e := d.next(now)
-	s := status.Onboarding{Cloud: d.name(), State: status.Pending, Endpoint: d.want.Endpoint, Why: e.why, Ordered: d.state.Again}
+	tried := d.state.Of == d.want // else they were about something else
+	s := status.Onboarding{Cloud: d.name(), Endpoint: d.want.Endpoint, Ordered: d.state.Again}
 	if d.result != nil {
 		s.Hub, s.DeviceID, s.Registered, s.SHA256 = d.result.Hub, d.result.DeviceID, d.result.Registered, d.result.SHA256
 	}
-	if d.want.SHA256 != "" && !e.new {
-		s.State = status.Registered
+	if tried {
+		s.Failures, s.LastTry = d.state.Failures, d.state.LastTry
 	}
-	if d.state.Of != d.want {
-		return s, nil // the tries were about something else
-	}
-	s.Failures, s.LastTry = d.state.Failures, d.state.LastTry
-	s.NextTry = e.at
-	p := d.state.Problem
-	if p == nil || e.why == "" {
-		return s, nil
-	}
-	if s.State != status.Registered {
-		s.State = status.Failed
-	}
-	return s, []Problem{{Code: p.Code, Text: p.Text, Hint: p.Hint, Since: p.Since}}
+	return described(s, d.want.SHA256 != "", d.next(now), tried, d.state.Problem)
 }
 
 func (d *dpsCloud) address() (string, []string) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/store"
 )
@@ -17,7 +18,7 @@ func TestHeldByDPS(t *testing.T) {
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	p := config.Provisioning{Source: config.SourceDPS, GlobalEndpoint: "https://dps.example", IDScope: "0neA", RegistrationID: "gw-1"}
 	live := &store.Generation{Leaf: new(x509.Certificate)}
-	of := dps.Registration{Endpoint: p.GlobalEndpoint, IDScope: p.IDScope, RegistrationID: "gw-1", SHA256: dps.Thumbprint(live.Leaf)}
+	of := dps.Registration{Endpoint: p.GlobalEndpoint, IDScope: p.IDScope, RegistrationID: "gw-1", SHA256: onboard.Thumbprint(live.Leaf)}
 	other := of
 	other.Endpoint = "https://other.example"
 	soon, never := now.Add(time.Hour), now.AddDate(8, 0, 0)
@@ -38,7 +39,7 @@ func TestHeldByDPS(t *testing.T) {
 		}
 	}
 
-	d := &dpsCloud{state: dps.State{Of: of, Failures: 4, Problem: &dps.Problem{Code: dps.CodeAllocation}}}
+	d := &dpsCloud{state: dps.State{Of: of, Failures: 4, Problem: &onboard.Problem{Code: dps.CodeAllocation}}}
 	d.aim(p, live)
 	step := dps.Next(of, nil, d.state, now)
 	if end := d.record(&dpsLink{}, of, step, dps.Answer{HTTP: 202, Status: "assigning", Operation: "4.x"}, nil, 0, now); end {

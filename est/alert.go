@@ -2,9 +2,9 @@ package est
 
 import (
 	"crypto/tls"
-	"errors"
-	"net"
 	"strings"
+
+	"certagent/tlsalert"
 )
 
 // alert is how the other side of a TLS connection says why it ends it (RFC 8446 6.2), and what that usually means here.
@@ -44,18 +44,14 @@ var alerts = map[tls.AlertError]alert{
 	116: {name: "certificate_required", offered: "it wants another one"},
 }
 
-// remoteAlert returns the alert with which the other side ended a connection. crypto/tls exports neither its type nor a
-// way to it (errors.As finds no tls.AlertError in what came from outside, as of Go 1.26): it marks the error with an
-// operation, and has the text that an AlertError of the same number has.
+// remoteAlert returns the alert with which the other side ended a connection, also one that alerts has not.
 func remoteAlert(err error) (a alert, ok bool) {
-	operation, ok := errors.AsType[*net.OpError](err)
-	if !ok || operation.Op != "remote error" {
+	number, ok := tlsalert.Received(err)
+	if !ok {
 		return alert{}, false
 	}
-	for number, a := range alerts {
-		if operation.Err.Error() == number.Error() {
-			return a, true
-		}
+	if a, ok = alerts[number]; !ok {
+		a.name = strings.TrimPrefix(number.Error(), "tls: ")
 	}
-	return alert{name: strings.TrimPrefix(operation.Err.Error(), "tls: ")}, true
+	return a, true
 }

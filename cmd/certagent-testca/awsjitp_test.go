@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"certagent/agent/config"
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/onboard/awsiot/awstest"
 	"certagent/est"
@@ -139,7 +140,7 @@ func (j *jitp) enrol() awsiot.Options {
 	p := j.config.Provisioning
 	return awsiot.Options{
 		Registration: awsiot.Registration{Endpoint: p.Endpoint, Port: p.Port, ClientID: issued.Leaf.Subject.CommonName,
-			SHA256: awsiot.Thumbprint(issued.Leaf)},
+			SHA256: onboard.Thumbprint(issued.Leaf)},
 		Certificate: shown, Roots: roots, Dialer: &est.Dialer{Proxy: http.ProxyURL(j.account.s.Proxy())},
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"certagent/agent/onboard/dps"
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps/dpstest"
 )
 
@@ -251,8 +251,8 @@ func TestIoTEdgeIsServed(t *testing.T) {
 	if renewed.Equal(device) || renewedCA.Equal(ca) {
 		t.Error("not renewed")
 	}
-	if known := g.cloud.Thumbprint(dpstest.DefaultHub, "myiotedgedevice"); known != dps.Thumbprint(renewed) {
-		t.Errorf("the hub knows %s, and IoT Edge comes back with %s", known, dps.Thumbprint(renewed))
+	if known := g.cloud.Thumbprint(dpstest.DefaultHub, "myiotedgedevice"); known != onboard.Thumbprint(renewed) {
+		t.Errorf("the hub knows %s, and IoT Edge comes back with %s", known, onboard.Thumbprint(renewed))
 	}
 	if code := g.send(g.mustRead("device-id").dir); code != http.StatusNoContent {
 		t.Errorf("the hub answers %d to the device", code)

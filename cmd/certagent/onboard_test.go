@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot/awstest"
-	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 	"certagent/agent/status"
 	"certagent/est/esttest"
@@ -51,7 +51,7 @@ func (g *azure) registered() (held, *status.Onboarding) {
 		c := g.certificate("device-id")
 		h, err = g.read("device-id")
 		o = c.Onboarding
-		return err == nil && o != nil && o.State == status.Registered && o.SHA256 == dps.Thumbprint(h.leaf) && c.State == status.Valid
+		return err == nil && o != nil && o.State == status.Registered && o.SHA256 == onboard.Thumbprint(h.leaf) && c.State == status.Valid
 	})
 	return h, o
 }
@@ -278,7 +278,7 @@ func TestAWSKnowsTheDevice(t *testing.T) {
 			var err error
 			h, err = g.read("device-id")
 			o := g.certificate("device-id").Onboarding
-			return err == nil && o != nil && o.State == status.Registered && o.SHA256 == dps.Thumbprint(h.leaf)
+			return err == nil && o != nil && o.State == status.Registered && o.SHA256 == onboard.Thumbprint(h.leaf)
 		})
 		return h
 	}
@@ -286,7 +286,7 @@ func TestAWSKnowsTheDevice(t *testing.T) {
 	g.tell("renew", "--wait").want(t, 0, "issued", `.*`)
 	second := known()
 	for i, h := range []held{first, second} {
-		c := cloud.Certificate(dps.Thumbprint(h.leaf))
+		c := cloud.Certificate(onboard.Thumbprint(h.leaf))
 		if c.Status != awstest.Active || c.Registered != 1 || c.Dropped != 1 || c.Thing == "" {
 			t.Errorf("certificate %d is %+v", i+1, c)
 		}
@@ -303,12 +303,12 @@ func TestAWSKnowsTheDevice(t *testing.T) {
 	}
 	g.tell("status").want(t, 0, `(?s)cloud: registered as gw-1 at\s+`+cloud.Endpoint(), "")
 	g.says(0, map[string]any{"event": "registration", "result": "registered", "cloud": "aws", "reason": "renewed", "exchanges": 2})
-	if err := cloud.SetStatus(dps.Thumbprint(second.leaf), awstest.Inactive); err != nil {
+	if err := cloud.SetStatus(onboard.Thumbprint(second.leaf), awstest.Inactive); err != nil {
 		t.Fatal(err)
 	}
 	g.tell("onboard", "--again").want(t, 1, "", `(?s)device-id: not registered: .*deactivated`)
 	g.tell("status").want(t, 8, "aws-", "")
-	if err := cloud.SetStatus(dps.Thumbprint(second.leaf), awstest.Active); err != nil {
+	if err := cloud.SetStatus(onboard.Thumbprint(second.leaf), awstest.Active); err != nil {
 		t.Fatal(err)
 	}
 	g.tell("onboard").want(t, 0, "device-id: (registered|known already) as gw-1 at", "") // the agent's own try may come first

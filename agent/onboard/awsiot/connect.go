@@ -70,8 +70,7 @@ func Connect(ctx context.Context, o Options) error {
 type visit struct {
 	o       Options
 	dialled bool // there is a TCP connection
-	asked   bool // the endpoint, verified by then, asked for a client certificate
-	offered bool // and was given ours
+	offer   onboard.Offer
 }
 
 // connect is the whole of it. It does not judge.
@@ -92,18 +91,12 @@ func (v *visit) connect(ctx context.Context) (connack, error) {
 	if want.Port == PortHTTPS {
 		settings.NextProtos = []string{ALPN}
 	}
-	choose := settings.GetClientCertificate
-	settings.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		chosen, err := choose(ask)
-		v.asked = true
-		v.offered = err == nil && chosen != nil && len(chosen.Certificate) > 0
-		return chosen, err
-	}
+	v.offer.Watch(settings)
 	secured := tls.Client(raw, settings)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return connack{}, err
 	}
-	if !v.offered {
+	if !v.offer.Offered() {
 		return connack{}, errNoCertificate // a yes would say nothing about the certificate
 	}
 	// Why writing fails is said by what there is to read: a refusal of the certificate comes after the handshake of TLS 1.3,
@@ -120,18 +113,3 @@ func (v *visit) connect(ctx context.Context) (connack, error) {
 }
 
 var errNoCertificate = errors.New("it did not take the device's certificate")
-
-// alertOf is the number of the TLS alert that the other side sent (RFC 8446 6), or 0. crypto/tls has no way to it
-// (Go 1.26), but the text of an AlertError is that of its error.
-func alertOf(err error) int {
-	operation, ok := errors.AsType[*net.OpError](err)
-	if !ok || operation.Op != "remote error" {
-		return 0
-	}
-	for number := range 128 {
-		if operation.Err.Error() == tls.AlertError(number).Error() {
-			return number
-		}
-	}
-	return 0
-}

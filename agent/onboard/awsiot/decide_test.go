@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 )
 
@@ -25,7 +26,7 @@ func TestDue(t *testing.T) {
 	for _, test := range []struct {
 		what   string
 		change func(*awsiot.Registration, *awsiot.State)
-		want   awsiot.Reason
+		want   onboard.Reason
 	}{
 		{"a boot", func(*awsiot.Registration, *awsiot.State) {}, ""},
 		{"failures of another day", func(_ *awsiot.Registration, s *awsiot.State) { s.Failures, s.Dropped = 3, 3 }, ""},
@@ -33,18 +34,18 @@ func TestDue(t *testing.T) {
 		{"upper case", func(r *awsiot.Registration, _ *awsiot.State) { r.Endpoint = strings.ToUpper(r.Endpoint) }, ""},
 		{"no certificate", func(r *awsiot.Registration, s *awsiot.State) { r.SHA256, s.Again = "", true }, ""},
 		{"new certificate", func(r *awsiot.Registration, _ *awsiot.State) { r.SHA256 = strings.Repeat("0b", 32) },
-			awsiot.Renewed},
+			onboard.Renewed},
 		{"endpoint", func(r *awsiot.Registration, _ *awsiot.State) { r.Endpoint = "b-ats.iot.eu-west-1.amazonaws.com" },
-			awsiot.Changed},
-		{"client id", func(r *awsiot.Registration, _ *awsiot.State) { r.ClientID = "GW-1" }, awsiot.Changed},
-		{"onboard --again", func(_ *awsiot.Registration, s *awsiot.State) { *s = s.Ask() }, awsiot.Asked},
+			onboard.Changed},
+		{"client id", func(r *awsiot.Registration, _ *awsiot.State) { r.ClientID = "GW-1" }, onboard.Changed},
+		{"onboard --again", func(_ *awsiot.Registration, s *awsiot.State) { *s = s.Ask() }, onboard.Asked},
 	} {
 		r, s := registration, awsiot.State{}
 		test.change(&r, &s)
 		if got := awsiot.Due(r, result(), s); got != test.want {
 			t.Errorf("%s: %q, want %q", test.what, got, test.want)
 		}
-		if got := awsiot.Due(r, nil, s); (got == awsiot.Unknown) != (r.SHA256 != "") {
+		if got := awsiot.Due(r, nil, s); (got == onboard.Unknown) != (r.SHA256 != "") {
 			t.Errorf("%s, without a result: %q", test.what, got)
 		}
 	}
@@ -59,21 +60,21 @@ func TestWaits(t *testing.T) {
 	s, ms := time.Second, time.Millisecond
 	for _, test := range []struct {
 		what        string
-		why         awsiot.Reason
+		why         onboard.Reason
 		err         *awsiot.Error
 		least, most []time.Duration
 	}{
-		{"dropped", awsiot.Renewed, dropped,
+		{"dropped", onboard.Renewed, dropped,
 			[]time.Duration{200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms,
 				30 * s, 60 * s, 120 * s, 240 * s, 480 * s, 960 * s, 1800 * s, 1800 * s},
 			[]time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s, 60 * s, 60 * s,
 				90 * s, 180 * s, 360 * s, 720 * s, 1440 * s, 2880 * s, 5400 * s, 5400 * s}},
-		{"denied, but new", awsiot.Renewed, denied,
+		{"denied, but new", onboard.Renewed, denied,
 			[]time.Duration{200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 30 * s, 60 * s},
 			[]time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s, 60 * s, 60 * s, 90 * s, 180 * s}},
-		{"denied", awsiot.Changed, denied, []time.Duration{30 * s, 60 * s, 120 * s, 240 * s, 480 * s, 960 * s, 1800 * s, 1800 * s},
+		{"denied", onboard.Changed, denied, []time.Duration{30 * s, 60 * s, 120 * s, 240 * s, 480 * s, 960 * s, 1800 * s, 1800 * s},
 			[]time.Duration{90 * s, 180 * s, 360 * s, 720 * s, 1440 * s, 2880 * s, 5400 * s, 5400 * s}},
-		{"network", awsiot.Unknown, network, []time.Duration{5 * s, 15 * s, 45 * s, 135 * s, 405 * s, 1215 * s, 1800 * s, 1800 * s},
+		{"network", onboard.Unknown, network, []time.Duration{5 * s, 15 * s, 45 * s, 135 * s, 405 * s, 1215 * s, 1800 * s, 1800 * s},
 			[]time.Duration{15 * s, 45 * s, 135 * s, 405 * s, 1215 * s, 3645 * s, 5400 * s, 5400 * s}},
 	} {
 		for _, draw := range []float64{0, 1 - 1e-12} {
@@ -93,11 +94,11 @@ func TestWaits(t *testing.T) {
 	}
 	// What was stored by a clock that ran ahead is not waited for.
 	late := now.Add(time.Hour)
-	state, _ := awsiot.State{}.Begin(registration, 0, late).After(registration, awsiot.Step{Why: awsiot.Unknown}, network, 0, late)
+	state, _ := awsiot.State{}.Begin(registration, 0, late).After(registration, awsiot.Step{Why: onboard.Unknown}, network, 0, late)
 	if at := awsiot.Next(registration, nil, state, now).At; !at.IsZero() {
 		t.Errorf("tried by a clock that was an hour ahead: %s", at)
 	}
-	if state, _ = state.After(registration, awsiot.Step{Why: awsiot.Unknown}, network, 0, now); !state.Problem.Since.Equal(now) {
+	if state, _ = state.After(registration, awsiot.Step{Why: onboard.Unknown}, network, 0, now); !state.Problem.Since.Equal(now) {
 		t.Errorf("a problem since %s", state.Problem.Since)
 	}
 	// A stored time that no rule makes was written by one, too.
@@ -115,11 +116,11 @@ func TestNetworkTroubleBetweenDrops(t *testing.T) {
 	var s awsiot.State
 	for range 30 {
 		for _, e := range []*awsiot.Error{{Class: awsiot.ErrUnavailable, Code: awsiot.CodeUnavailable}} {
-			s, _ = s.Begin(registration, .5, now).After(registration, awsiot.Step{Why: awsiot.Renewed}, e, .5, now)
+			s, _ = s.Begin(registration, .5, now).After(registration, awsiot.Step{Why: onboard.Renewed}, e, .5, now)
 		}
 	}
 	e := &awsiot.Error{Class: awsiot.ErrDropped, Code: awsiot.CodePending}
-	s, _ = s.Begin(registration, .5, now).After(registration, awsiot.Step{Why: awsiot.Renewed}, e, .5, now)
+	s, _ = s.Begin(registration, .5, now).After(registration, awsiot.Step{Why: onboard.Renewed}, e, .5, now)
 	if s.Dropped != 1 || s.Failures != 0 || s.Problem.Code != awsiot.CodeProvisioning || s.NextTry.Sub(now) != time.Second {
 		t.Errorf("%+v", s)
 	}

@@ -21,17 +21,12 @@ func ready(want Registration, certificate *tls.Certificate, now time.Time) *Erro
 	if err := want.check(); err != nil {
 		return fail(CodeSettings, err, "correct endpoint, client_id and port of [provisioning]")
 	}
-	leaf, err := onboard.Leaf(certificate)
-	if err == nil && Thumbprint(leaf) != want.SHA256 {
-		err = errors.New("the certificate is not the one that is to be made known")
-	}
+	leaf, err := onboard.Leaf(certificate, want.SHA256)
 	if err != nil {
 		return fail(CodeCertificate, err, "have it issued anew: certagent renew")
 	}
-	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
-		return fail(CodeCertificate, fmt.Errorf("the certificate is valid from %s to %s",
-			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339)),
-			"AWS IoT is told as soon as a valid one was issued")
+	if err := onboard.Valid(leaf, now); err != nil {
+		return fail(CodeCertificate, err, "AWS IoT is told as soon as a valid one was issued")
 	}
 	if err := unsuitable(leaf); err != nil {
 		return fail(CodeKey, err, `take key = "ec-p256" or "rsa-2048" for this certificate, and a CA that signs with `+

@@ -9,7 +9,7 @@
 // word. MQTT 5 is spoken because there a broker can say why it refuses, and AWS IoT documents that it does.
 //
 // [Due] says when to connect, from what is stored, [Next] what comes next, and [State.After] what an outcome means for
-// that; all are pure. [Connect] is the only effect: one connection, bounded in time and size, that a [Dialer] of the
+// that; all are pure. [Connect] is the only effect: one connection, bounded in time and size, that an [onboard.Dialer] of the
 // caller's opens. [CheckSubject] compares what a provisioning template may use with what the CA issued. The package
 // writes no file, and keeps neither clock nor dice: it gives the bytes of a [Result], which is for applications, and of a
 // [State], which is for the next start.

@@ -1,7 +1,6 @@
 package awsiot
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -13,23 +12,23 @@ import (
 var (
 	// ErrDropped means that the connection ended after the certificate was shown, and nobody said why: it is being
 	// provisioned, or is not active, or its policy does not allow the connection; or TLS ended over the certificate.
-	ErrDropped = errors.New("AWS IoT ended the connection")
+	ErrDropped = &onboard.Class{Name: "pending", Text: "AWS IoT ended the connection"}
 
 	// ErrDenied means that AWS IoT answered, and does not let the device in. A person must do something at AWS.
-	ErrDenied = errors.New("AWS IoT refused the device")
+	ErrDenied = &onboard.Class{Name: "unauthorized", Text: "AWS IoT refused the device"}
 
 	// ErrUnavailable means that a later try may do better: the network, time limits, a broker that is busy.
-	ErrUnavailable = errors.New("AWS IoT unavailable")
+	ErrUnavailable = &onboard.Class{Name: "unavailable", Text: "AWS IoT unavailable"}
 
 	// ErrUntrusted means that the endpoint's certificate could not be verified. It was told nothing.
-	ErrUntrusted = errors.New("AWS IoT not trusted")
+	ErrUntrusted = &onboard.Class{Name: "untrusted", Text: "AWS IoT not trusted"}
 
 	// ErrBadResponse means that what answers at the endpoint is not AWS IoT.
-	ErrBadResponse = errors.New("answer of AWS IoT not acceptable")
+	ErrBadResponse = &onboard.Class{Name: "bad-response", Text: "answer of AWS IoT not acceptable"}
 
 	// ErrDevice means that something on this device keeps it from connecting: its certificate, or the configuration.
 	// Nobody was dialled.
-	ErrDevice = errors.New("not ready to connect")
+	ErrDevice = &onboard.Class{Name: "configuration", Text: "not ready to connect"}
 )
 
 // The codes of problems, stable and for machines.
@@ -51,7 +50,7 @@ const (
 // Error is the error of one connection.
 type Error struct {
 	Target Registration
-	Class  error // one of the classes of this package
+	Class  *onboard.Class // one of this package's
 	Code   string
 	Reason byte   // the reason code of a CONNACK; 0 where there was none
 	Err    error  // the cause, bounded and printable; may be nil

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/onboard/awsiot/awstest"
 	"certagent/est"
@@ -267,7 +268,7 @@ func TestTaken(t *testing.T) {
 		r := newRig(t, awstest.Options{}, jitp())
 		leaf := r.ca.sign(t, device(gateway()), key.Public())
 		r.o.Certificate = &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
-		r.o.Registration.SHA256 = awsiot.Thumbprint(leaf)
+		r.o.Registration.SHA256 = onboard.Thumbprint(leaf)
 		if tries := r.until(2); tries != 2 {
 			t.Errorf("%v: %d tries", leaf.PublicKeyAlgorithm, tries)
 		}
@@ -311,7 +312,7 @@ func TestRefusedBeforeDialling(t *testing.T) {
 			}
 			o.Certificate.Certificate, o.Certificate.Leaf = [][]byte{der}, nil
 			leaf, _ := x509.ParseCertificate(der)
-			o.Registration.SHA256 = awsiot.Thumbprint(leaf)
+			o.Registration.SHA256 = onboard.Thumbprint(leaf)
 		}, awsiot.CodeKey, "signed the certificate with Ed25519"},
 		{"signed with SHA-1", p521, func(o *awsiot.Options) { o.Certificate.Leaf.SignatureAlgorithm = x509.ECDSAWithSHA1 },
 			awsiot.CodeKey, "signed the certificate with ECDSA-SHA1"},
@@ -351,7 +352,7 @@ func TestRefusedBeforeDialling(t *testing.T) {
 		r := newRig(t, awstest.Options{}, jitp())
 		leaf := r.ca.sign(t, device(gateway()), test.key.Public())
 		r.o.Certificate = &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: test.key, Leaf: leaf}
-		r.o.Registration.SHA256 = awsiot.Thumbprint(leaf)
+		r.o.Registration.SHA256 = onboard.Thumbprint(leaf)
 		r.o.Dialer = &nobody{t: t}
 		if test.change != nil {
 			test.change(&r.o)

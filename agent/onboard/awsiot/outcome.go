@@ -4,11 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"syscall"
 
 	"certagent/agent/onboard"
+	"certagent/tlsalert"
 )
 
 // The remedies where the wire tells too little.
@@ -29,24 +28,14 @@ const (
 		"whole; if a proxy ends TLS on the way, have it pass TLS through"
 )
 
-// overCertificate reports whether a TLS alert (RFC 8446 6) is about the client certificate: bad_certificate to
-// certificate_unknown, unknown_ca, access_denied, decrypt_error, certificate_required.
-func overCertificate(alert int) bool {
-	switch alert {
-	case 42, 43, 44, 45, 46, 48, 49, 51, 116:
-		return true
-	}
-	return false
-}
-
 // broken is the error of a connection that ended without a CONNACK.
 func (v *visit) broken(err error, overdue bool) *Error {
 	e := &Error{Target: v.o.Registration, Class: ErrUnavailable, Code: CodeUnavailable, Err: errors.New(onboard.Line(err.Error())),
 		Hint: remedyNetwork}
-	is := func(class error, code, hint string) { e.Class, e.Code, e.Hint = class, code, hint }
+	is := func(class *onboard.Class, code, hint string) { e.Class, e.Code, e.Hint = class, code, hint }
 	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
-	alert := alertOf(err)
-	ended := alert != 0 || hungUp(err)
+	alert, alerted := tlsalert.Received(err)
+	ended := alerted || onboard.HungUp(err)
 	switch {
 	case verification:
 		is(ErrUntrusted, CodeUntrusted, "install the system's CA certificates (package ca-certificates; Amazon Root CA 1 to 4 "+
@@ -54,21 +43,23 @@ func (v *visit) broken(err error, overdue bool) *Error {
 			"not count here")
 	case overdue:
 		e.Err = fmt.Errorf("no answer within %s", v.o.Timeout)
-	case v.asked && !v.offered && (ended || errors.Is(err, errNoCertificate)):
+	case v.offer.Asked() && !v.offer.Offered() && (ended || errors.Is(err, errNoCertificate)):
 		e.Err = errNoCertificate
 		is(ErrDevice, CodeKey, `the endpoint takes no signature that this key can make: take key = "ec-p256" or "rsa-2048"`)
 	case errors.Is(err, errNoCertificate):
 		e.Err = errors.New("it did not ask for the device's certificate")
 		is(ErrBadResponse, CodeBadResponse, remedyEndpoint)
-	case v.offered && overCertificate(alert):
-		e.Err = fmt.Errorf("TLS ended over the device's certificate (%s)", onboard.Line(tls.AlertError(alert).Error()))
+	case v.offer.Offered() && alerted && tlsalert.OverCertificate(alert):
+		e.Err = fmt.Errorf("TLS ended over the device's certificate (%s)", alert)
 		is(ErrDropped, CodeCertificateRefused, remedyRefused)
-	case v.offered && ended:
+	case v.offer.Offered() && ended:
 		e.Err = errors.New("after the device's certificate was shown, and without a word")
-		if alert != 0 {
-			e.Err = fmt.Errorf("after the device's certificate was shown (%s)", onboard.Line(tls.AlertError(alert).Error()))
+		if alerted {
+			e.Err = fmt.Errorf("after the device's certificate was shown (%s)", alert)
 		}
 		is(ErrDropped, CodePending, remedyPending)
+	case v.dialled && onboard.HungUp(err):
+		e.Err = errors.New("it ended the connection in the TLS handshake")
 	case v.dialled && !ofTheWay(err):
 		is(ErrBadResponse, CodeBadResponse, remedyEndpoint) // no TLS that we speak, or no MQTT
 	}
@@ -78,13 +69,7 @@ func (v *visit) broken(err error, overdue bool) *Error {
 // ofTheWay reports whether err is one of the way to the endpoint, and not of what it says.
 func ofTheWay(err error) bool {
 	operation, ok := errors.AsType[*net.OpError](err)
-	return hungUp(err) || ok && operation.Op != "remote error" && operation.Op != "local error" // TLS alerts of either side
-}
-
-// hungUp reports whether the other side closed the connection, in whichever way.
-func hungUp(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
-		errors.Is(err, syscall.EPIPE)
+	return ok && operation.Op != "remote error" && operation.Op != "local error" // TLS alerts of either side
 }
 
 // refused is the error of a CONNACK that is no success: reason is a code of MQTT 5 (table 3-1), or, from a broker that

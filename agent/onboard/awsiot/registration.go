@@ -1,9 +1,7 @@
 package awsiot
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -60,39 +58,13 @@ func (a Registration) check() error {
 	return nil
 }
 
-// Thumbprint is the SHA256 of a [Registration] for a certificate.
-func Thumbprint(leaf *x509.Certificate) string {
-	sum := sha256.Sum256(leaf.Raw)
-	return hex.EncodeToString(sum[:])
-}
-
-// Reason is why a device connects; "" where it does not.
-type Reason string
-
-// The reasons, the first that holds.
-const (
-	Unknown Reason = "unknown" // there is no result: never connected, or its file is gone or broken
-	Changed Reason = "changed" // endpoint or client id are not those of the result
-	Renewed Reason = "renewed" // the certificate is not the one that AWS took last
-	Asked   Reason = "asked"   // a person wants it done again
-)
-
-// Due says why want is to be made known, given the last result (nil where there is none) and the state. A boot is no
-// reason, nor is time, nor another port: it knows none of them.
-func Due(want Registration, result *Result, s State) Reason {
-	switch {
-	case want.SHA256 == "": // nothing to connect with
-		return ""
-	case result == nil:
-		return Unknown
-	case !want.sameDevice(result.Registration):
-		return Changed
-	case want.SHA256 != result.SHA256:
-		return Renewed
-	case s.Again:
-		return Asked
+// Due says why want is to be made known, given the last result (nil where there is none) and the state. Another port is no
+// reason.
+func Due(want Registration, result *Result, s State) onboard.Reason {
+	if result == nil {
+		return onboard.Due(want.SHA256, nil, s.Again)
 	}
-	return ""
+	return onboard.Due(want.SHA256, &onboard.Known{SameDevice: want.sameDevice(result.Registration), SHA256: result.SHA256}, s.Again)
 }
 
 // AppendIssuer returns chain, a device certificate and those that came with it, with the CA that issued it behind it

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/onboard/awsiot/awstest"
 	"certagent/est"
@@ -163,7 +164,7 @@ func newRig(t *testing.T, o awstest.Options, config *awstest.RegistrationConfig)
 func (r *rig) renew(subject pkix.Name) {
 	r.Helper()
 	r.o.Certificate = r.ca.issue(r.T, subject)
-	r.o.Registration.SHA256 = awsiot.Thumbprint(r.o.Certificate.Leaf)
+	r.o.Registration.SHA256 = onboard.Thumbprint(r.o.Certificate.Leaf)
 }
 
 func (r *rig) id() string { return r.o.Registration.SHA256 }

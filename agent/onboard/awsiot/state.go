@@ -25,20 +25,11 @@ type State struct {
 	Tries int       `json:"tries"`
 	// Dropped counts the connections in a row that AWS ended without an answer, or by a refusal of a certificate that it
 	// never took. Failures counts the other failures since, with one try that has begun and is not known to have ended.
-	Dropped  int       `json:"dropped"`
-	Failures int       `json:"failures"`
-	LastTry  time.Time `json:"last_try,omitzero"`
-	NextTry  time.Time `json:"next_try,omitzero"`
-	Problem  *Problem  `json:"problem,omitempty"` // nil: none, as far as is known
-}
-
-// Problem is something about the certificate that a person should know.
-type Problem struct {
-	Code   string    `json:"code"` // one of this package's
-	Text   string    `json:"text"`
-	Hint   string    `json:"hint,omitempty"`
-	Notice bool      `json:"notice,omitempty"` // all goes as it should, so far
-	Since  time.Time `json:"since,omitzero"`   // the first failure in a row with this code; zero of CheckSubject
+	Dropped  int              `json:"dropped"`
+	Failures int              `json:"failures"`
+	LastTry  time.Time        `json:"last_try,omitzero"`
+	NextTry  time.Time        `json:"next_try,omitzero"`
+	Problem  *onboard.Problem `json:"problem,omitempty"` // nil: none, as far as is known
 }
 
 // Bytes is the file of s: indented JSON with a newline at its end.
@@ -73,8 +64,8 @@ func (s State) about(want Registration) State {
 
 // Step is whether to connect, why, and not before when.
 type Step struct {
-	Why Reason    // "" where there is nothing to do
-	At  time.Time // zero: at once
+	Why onboard.Reason // "" where there is nothing to do
+	At  time.Time      // zero: at once
 }
 
 // Next is what to do next for want, given what is stored. It has no clock of its own: a stored time that was written by a
@@ -85,7 +76,7 @@ func Next(want Registration, result *Result, s State, now time.Time) Step {
 		return Step{}
 	}
 	s = s.about(want)
-	return Step{Why: why, At: sane(s.NextTry, s.LastTry, now)}
+	return Step{Why: why, At: believed(s.NextTry, s.LastTry, now)}
 }
 
 // Begin is the state before a connection. It counts as failed until it is known how it ended: an agent that dies in each
@@ -118,25 +109,21 @@ func (s State) After(want Registration, step Step, err error, draw float64, now 
 	}
 	// Between a certificate and its policy there may be a moment, which a refusal in words does not tell from a policy that
 	// is wrong: it is told, and the tries stay quick.
-	fresh := step.Why == Unknown || step.Why == Renewed
+	fresh := step.Why == onboard.Unknown || step.Why == onboard.Renewed
 	if s.Failures = failures + 1; errors.Is(e, ErrDropped) || errors.Is(e, ErrDenied) && fresh {
 		s.Dropped, s.Failures = s.Dropped+1, 0
 	}
 	s.NextTry = now.Add(delay(e.Class, s.Dropped, s.Failures, draw))
-	p := e.problem(s.Dropped, step.Why)
-	if p.Since = now; s.Problem != nil && s.Problem.Code == p.Code && !s.Problem.Since.After(now) {
-		p.Since = s.Problem.Since
-	}
-	s.Problem = p
+	s.Problem = e.problem(s.Dropped, step.Why).After(s.Problem, now)
 	return s, nil
 }
 
 // problem is e for a person, after so many dropped connections in a row.
-func (e *Error) problem(dropped int, why Reason) *Problem {
-	p := &Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint}
+func (e *Error) problem(dropped int, why onboard.Reason) onboard.Problem {
+	p := onboard.Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint}
 	switch {
 	case !errors.Is(e, ErrDropped):
-	case why == Asked: // AWS took this very certificate before, so that provisioning has no part in it
+	case why == onboard.Asked: // AWS took this very certificate before, so that provisioning has no part in it
 		p.Hint = "AWS IoT took this certificate before: see whether it, or the CA that issued it, was deactivated there since, " +
 			"and whether a policy attached to it still allows iot:Connect for this client id"
 	case dropped < quickTries:

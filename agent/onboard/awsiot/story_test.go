@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/onboard/awsiot/awstest"
 	"certagent/est"
@@ -30,7 +31,7 @@ func TestTwoRenewalsEachProvisionedOnce(t *testing.T) {
 			r := newRig(t, awstest.Options{MaxVersion: test.version, Alert: test.alert}, jitp())
 			r.o.Registration.Port = test.port
 			var ids []string
-			for generation, why := range []awsiot.Reason{awsiot.Unknown, awsiot.Renewed, awsiot.Renewed} {
+			for generation, why := range []onboard.Reason{onboard.Unknown, onboard.Renewed, onboard.Renewed} {
 				if generation > 0 {
 					r.renew(gateway())
 				}
@@ -84,7 +85,7 @@ func TestTwoRenewalsEachProvisionedOnce(t *testing.T) {
 				if c.Outcome != outcome || c.ServerName != awstest.DefaultEndpoint || c.Port != test.port ||
 					outcome == "admitted" && (c.ALPN != alpn || c.Version != test.version || c.ClientID != "gw-1" || !c.Left ||
 						c.Expiry != 0) ||
-					!slices.Equal(c.Chain, []string{ids[i/2], awsiot.Thumbprint(r.ca.cert)}) {
+					!slices.Equal(c.Chain, []string{ids[i/2], onboard.Thumbprint(r.ca.cert)}) {
 					t.Errorf("connection %d: %+v", i, c)
 				}
 			}
@@ -232,7 +233,7 @@ func TestClientIDOfItsOwn(t *testing.T) {
 // A result, and the tries, are those of an endpoint in whatever letters it is written.
 func TestEndpointInOtherLetters(t *testing.T) {
 	now := time.Now()
-	s, _ := awsiot.State{}.Begin(registration, .5, now).After(registration, awsiot.Step{Why: awsiot.Unknown},
+	s, _ := awsiot.State{}.Begin(registration, .5, now).After(registration, awsiot.Step{Why: onboard.Unknown},
 		&awsiot.Error{Class: awsiot.ErrDropped, Code: awsiot.CodePending}, .5, now)
 	want := registration
 	want.Endpoint = strings.ToUpper(want.Endpoint)
@@ -246,7 +247,7 @@ func TestDenied(t *testing.T) {
 	r := newRig(t, awstest.Options{}, jitp())
 	r.until(2)
 	r.o.Registration.ClientID = "somebody-else"
-	if step := r.next(); step.Why != awsiot.Changed {
+	if step := r.next(); step.Why != onboard.Changed {
 		t.Fatalf("%+v", step)
 	}
 	s, err := r.try()
@@ -284,7 +285,7 @@ func TestAskedAgainAfterDeactivation(t *testing.T) {
 	if s.Problem.Notice || !strings.Contains(s.Problem.Hint, "took this certificate before") {
 		t.Errorf("%+v", s.Problem)
 	}
-	if step := r.next(); step.Why != awsiot.Asked {
+	if step := r.next(); step.Why != onboard.Asked {
 		t.Errorf("the order is forgotten: %+v", step)
 	}
 	if err := r.server.SetStatus(r.id(), awstest.Active); err != nil {

@@ -65,7 +65,7 @@ func SubjectOf(names []pkix.AttributeTypeAndValue) Subject {
 // an attribute of its template, leaves it pending, and nothing on the wire says why; CAs that drop all but the common
 // name are not rare. It returns nil if all that was asked for is there. What a CA added is its own affair. A device
 // connects all the same: its template may use fewer attributes.
-func CheckSubject(leaf *x509.Certificate, asked Subject) *Problem {
+func CheckSubject(leaf *x509.Certificate, asked Subject) *onboard.Problem {
 	issued := SubjectOf(leaf.Subject.Names)
 	var wrong []string
 	for _, a := range attributes() {
@@ -82,7 +82,7 @@ func CheckSubject(leaf *x509.Certificate, asked Subject) *Problem {
 	if len(wrong) == 0 {
 		return nil
 	}
-	return &Problem{
+	return &onboard.Problem{
 		Code: CodeSubject,
 		Text: "the CA issued another subject than was asked for: " + strings.Join(wrong, "; "),
 		Hint: "have the CA keep these attributes, or take them out of the provisioning template and of the " +

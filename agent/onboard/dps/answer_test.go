@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 // FuzzAnswer has anything for an answer: it is one that can be used, or an error of one short line, and never both.
@@ -21,9 +23,9 @@ func FuzzAnswer(f *testing.F) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	want := Registration{Endpoint: "https://dps.test", IDScope: "0neA", RegistrationID: "gw-17", SHA256: "aa"}
 	f.Fuzz(func(t *testing.T, status int, body, retry, code string, polling bool) {
-		step := Step{Do: Register, Why: Unknown}
+		step := Step{Do: Register, Why: onboard.Unknown}
 		if polling {
-			step = Step{Do: Poll, Why: Unknown, Operation: "4.y"}
+			step = Step{Do: Poll, Why: onboard.Unknown, Operation: "4.y"}
 		}
 		in := received{
 			status: status, header: http.Header{"Retry-After": {retry}, "X-Ms-Error-Code": {code}}, body: []byte(body), came: now,

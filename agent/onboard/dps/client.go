@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"certagent/agent/onboard"
+	"certagent/tlsalert"
 )
 
 const (
@@ -60,12 +61,12 @@ type Client struct {
 	sent    bool              // it sent one
 }
 
-// conn is a connection to the endpoint. The notes are made in a handshake, of which net/http's reading goroutine may do
-// one more.
+// conn is a connection to the endpoint.
 type conn struct {
-	http           *http.ClientConn
-	asked, offered atomic.Bool // the endpoint asked for a client certificate, and was given ours
-	used           time.Time   // when the last answer came
+	http    *http.ClientConn
+	dialled atomic.Bool   // there is a TCP connection
+	offer   onboard.Offer // of the handshake, of which net/http's reading goroutine may do one more
+	used    time.Time     // when the last answer came
 }
 
 // idleLimit is how long a connection is kept between two exchanges. After some minutes services close it without a
@@ -106,16 +107,14 @@ func (c *Client) dial(request *http.Request) error {
 	// the same connection (TLS 1.2, RFC 5746; golang/go 5742, azure-iot-sdk-c 694, azure-sdk-for-go 21182). One is
 	// enough for that.
 	settings.Renegotiation = tls.RenegotiateOnceAsClient
-	choose := settings.GetClientCertificate
-	settings.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		chosen, err := choose(ask)
-		k.asked.Store(true)
-		k.offered.Store(err == nil && len(chosen.Certificate) > 0)
-		return chosen, err
-	}
+	k.offer.Watch(settings)
 	transport := &http.Transport{
 		// No Proxy: the dialer knows it.
-		DialContext:            c.o.Dialer.DialContext,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			raw, err := c.o.Dialer.DialContext(ctx, network, address)
+			k.dialled.Store(err == nil)
+			return raw, err
+		},
 		TLSClientConfig:        settings,
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
 		DisableCompression:     true,
@@ -169,10 +168,7 @@ func (c *Client) request(step Step) (*http.Request, error) {
 	if err != nil {
 		return fail(CodeSettings, err, "correct [provisioning] in the configuration")
 	}
-	leaf, err := onboard.Leaf(c.o.Certificate)
-	if err == nil && Thumbprint(leaf) != want.SHA256 {
-		err = errors.New("the certificate is not the one that is to be registered")
-	}
+	leaf, err := onboard.Leaf(c.o.Certificate, want.SHA256)
 	if err != nil {
 		return fail(CodeCertificate, err, "have it issued anew: certagent renew")
 	}
@@ -253,7 +249,7 @@ func (c *Client) roundTrip(request *http.Request) (received, error) {
 // shown is what the endpoint saw of our certificate.
 func (c *Client) shown() shown {
 	s := shown{
-		asked: c.conn.asked.Load(), offered: c.conn.offered.Load(), chain: len(c.o.Certificate.Certificate),
+		asked: c.conn.offer.Asked(), offered: c.conn.offer.Offered(), chain: len(c.o.Certificate.Certificate),
 		issuer: c.leaf.Issuer.String(),
 	}
 	if kind := c.leaf.PublicKeyAlgorithm; kind != x509.RSA && kind != x509.ECDSA {
@@ -270,32 +266,20 @@ func (c *Client) broken(step Step, err error, overdue bool) *Error {
 		Hint: "check the network, HTTPS_PROXY, and global_endpoint in [provisioning]; it is tried again",
 	}
 	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
+	alert, ended := tlsalert.Received(err)
+	refused := ended && tlsalert.OverCertificate(alert)
 	switch {
 	case verification:
 		e.Class, e.Code = ErrUntrusted, CodeUntrusted
 		e.Hint = "install the system's CA certificates (package ca-certificates), or name the CA behind the endpoint " +
 			"in trusted_certs of [provisioning]; trusted_certs of EST do not count here"
-	case c.conn.asked.Load() && (!c.conn.offered.Load() || refusedCertificate(err)): // without one it is never taken
+	case c.conn.offer.Asked() && (!c.conn.offer.Offered() || refused): // without one it is never taken
 		e.Class, e.Code = ErrUnauthorized, CodeUnauthorized
 		e.Hint = c.shown().remedy(c.o.Registration, step.Why)
 	case overdue:
 		e.Err = errors.New("no answer in time")
+	case c.conn.dialled.Load() && onboard.HungUp(err):
+		e.Err = errors.New("it ended the connection before its answer was whole")
 	}
 	return e
-}
-
-// refusedCertificate reports whether the other side ended TLS over the client certificate (RFC 8446 6.2). crypto/tls
-// has no way to the number of an alert that came in (Go 1.26), but the text of an AlertError is that of its error.
-func refusedCertificate(err error) bool {
-	operation, ok := errors.AsType[*net.OpError](err)
-	if !ok || operation.Op != "remote error" {
-		return false
-	}
-	// bad_certificate to certificate_unknown, unknown_ca, access_denied, decrypt_error, certificate_required
-	for _, number := range []tls.AlertError{42, 43, 44, 45, 46, 48, 49, 51, 116} {
-		if operation.Err.Error() == number.Error() {
-			return true
-		}
-	}
-	return false
 }

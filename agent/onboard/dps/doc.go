@@ -4,7 +4,7 @@
 // The hub keeps the thumbprint of the certificate that was registered and refuses another one. So a device registers
 // after every new certificate, and not at every boot: [Due] says when, from what is stored. What comes next is [Next],
 // and what an answer means for that is [State.After]; both are pure. [Client.Exchange] is the only effect: one HTTP
-// exchange, bounded in time and size, over connections that a [Dialer] of the caller's opens. The package writes no
+// exchange, bounded in time and size, over connections that an [onboard.Dialer] of the caller's opens. The package writes no
 // file, and keeps neither clock nor dice: it gives the bytes of a [Result], which is for applications, and of a
 // [State], which is for the next start.
 //

@@ -1,7 +1,6 @@
 package dps
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -15,23 +14,23 @@ import (
 var (
 	// ErrUnauthorized means that DPS does not take the device with this certificate: HTTP 401 or 403, a disabled
 	// registration, or TLS that it ended over the certificate. A person must do something, mostly at the service.
-	ErrUnauthorized = errors.New("DPS refused the device")
+	ErrUnauthorized = &onboard.Class{Name: "unauthorized", Text: "DPS refused the device"}
 
 	// ErrRejected means that DPS does not take what was asked: other errors 4xx. The same will not do better later.
-	ErrRejected = errors.New("DPS rejected the registration")
+	ErrRejected = &onboard.Class{Name: "rejected", Text: "DPS rejected the registration"}
 
 	// ErrUnavailable means that a later try may do better: the network, time limits, 408, 409, 412, 429, 5xx.
-	ErrUnavailable = errors.New("DPS unavailable")
+	ErrUnavailable = &onboard.Class{Name: "unavailable", Text: "DPS unavailable"}
 
 	// ErrUntrusted means that the endpoint's certificate could not be verified. It was told nothing.
-	ErrUntrusted = errors.New("DPS not trusted")
+	ErrUntrusted = &onboard.Class{Name: "untrusted", Text: "DPS not trusted"}
 
 	// ErrBadResponse means that an endpoint that is trusted gave an answer that cannot be used.
-	ErrBadResponse = errors.New("answer of DPS not acceptable")
+	ErrBadResponse = &onboard.Class{Name: "bad-response", Text: "answer of DPS not acceptable"}
 
 	// ErrDevice means that something on this device keeps it from asking: its certificate, the payload file, the
 	// configuration. Nobody was dialled.
-	ErrDevice = errors.New("not ready to register")
+	ErrDevice = &onboard.Class{Name: "configuration", Text: "not ready to register"}
 )
 
 // The codes of problems, stable and for machines.
@@ -59,7 +58,7 @@ const (
 type Error struct {
 	Do       Action
 	Target   Registration
-	Class    error // one of the classes of this package
+	Class    *onboard.Class // one of this package's
 	Code     string
 	Status   int // HTTP status of the answer; 0 where there was none
 	DPS      int // the error code of DPS, such as 401002; 0 where there was none

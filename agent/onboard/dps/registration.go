@@ -2,7 +2,6 @@ package dps
 
 import (
 	"crypto/sha1"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -81,12 +80,6 @@ func notIdentifier(r rune) bool {
 	return !letter && !strings.ContainsRune("-._:", r)
 }
 
-// Thumbprint is the SHA256 of a [Registration] for the leaf of a certificate.
-func Thumbprint(leaf *x509.Certificate) string {
-	sum := sha256.Sum256(leaf.Raw)
-	return hex.EncodeToString(sum[:])
-}
-
 // sha1Of is how the portal shows a thumbprint, too.
 func sha1Of(leaf *x509.Certificate) string {
 	sum := sha1.Sum(leaf.Raw)
@@ -95,8 +88,7 @@ func sha1Of(leaf *x509.Certificate) string {
 
 // fits says why the certificate leaf cannot be registered as want at now, before anybody dials.
 func (want Registration) fits(leaf *x509.Certificate, now time.Time) *Error {
-	switch {
-	case !strings.EqualFold(leaf.Subject.CommonName, want.RegistrationID):
+	if !strings.EqualFold(leaf.Subject.CommonName, want.RegistrationID) {
 		return &Error{
 			Code: CodeRegistrationID, Class: ErrDevice,
 			Err: fmt.Errorf("the certificate's common name is %s: DPS knows a device by that, and takes no other "+
@@ -104,42 +96,19 @@ func (want Registration) fits(leaf *x509.Certificate, now time.Time) *Error {
 			Hint: "have a certificate issued for the registration id (certagent does so by itself where the EST " +
 				"server lets it), or set registration_id to the common name",
 		}
-	case now.After(leaf.NotAfter), now.Before(leaf.NotBefore):
+	}
+	if err := onboard.Valid(leaf, now); err != nil {
 		return &Error{
-			Code: CodeCertificate, Class: ErrDevice,
-			Err: fmt.Errorf("the certificate is valid from %s to %s", leaf.NotBefore.UTC().Format(time.RFC3339),
-				leaf.NotAfter.UTC().Format(time.RFC3339)),
-			Hint: "it is registered as soon as a valid one was issued",
+			Code: CodeCertificate, Class: ErrDevice, Err: err, Hint: "it is registered as soon as a valid one was issued",
 		}
 	}
 	return nil
 }
 
-// Reason is why a device registers; "" where it does not.
-type Reason string
-
-// The reasons, the first that holds.
-const (
-	Unknown Reason = "unknown" // there is no result: never registered, or its file is gone or broken
-	Changed Reason = "changed" // endpoint, ID scope or registration id are not those of the result
-	Renewed Reason = "renewed" // the certificate is not the one that was registered
-	Asked   Reason = "asked"   // a person wants it done again
-)
-
-// Due says why want is to be registered, given the last result (nil where there is none) and the state. A boot is no
-// reason, nor is time: it knows neither.
-func Due(want Registration, result *Result, s State) Reason {
-	switch {
-	case want.SHA256 == "": // nothing to register with
-		return ""
-	case result == nil:
-		return Unknown
-	case !want.sameDevice(result.Registration):
-		return Changed
-	case want.SHA256 != result.SHA256:
-		return Renewed
-	case s.Again:
-		return Asked
+// Due says why want is to be registered, given the last result (nil where there is none) and the state.
+func Due(want Registration, result *Result, s State) onboard.Reason {
+	if result == nil {
+		return onboard.Due(want.SHA256, nil, s.Again)
 	}
-	return ""
+	return onboard.Due(want.SHA256, &onboard.Known{SameDevice: want.sameDevice(result.Registration), SHA256: result.SHA256}, s.Again)
 }

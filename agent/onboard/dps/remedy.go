@@ -70,7 +70,7 @@ const otherKey = "take key = \"ec-p256\" or \"rsa-2048\"; the certificate is wha
 
 // remedy is what to do about a refusal of the certificate. DPS does not tell which kind of enrolment it went by, so
 // each of the two gets its sentence, the likelier one first.
-func (s shown) remedy(want Registration, why Reason) string {
+func (s shown) remedy(want Registration, why onboard.Reason) string {
 	const both = "; a disabled individual enrolment keeps a device out of an enabled group enrolment, too"
 	individual := "individual enrolment: it must exist for the registration id " + want.RegistrationID +
 		", be enabled, and hold this certificate (SHA-256 " + want.SHA256 + ")"
@@ -83,7 +83,7 @@ func (s shown) remedy(want Registration, why Reason) string {
 		return "the device's key could not be used with this endpoint: " + otherKey
 	case s.key != "":
 		return "the device's key is " + s.key + ", and Azure lists RSA and ECDSA on P-256, P-384 and P-521: " + otherKey
-	case why == Renewed:
+	case why == onboard.Renewed:
 		return "individual enrolment: it still holds the certificate before the renewal; put the new one (SHA-256 " +
 			want.SHA256 + ") into the entry, or a CA certificate in its place, or use a group enrolment, which needs " +
 			"nothing at renewals; " + group + ", and the CA may have changed" + both

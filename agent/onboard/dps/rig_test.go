@@ -157,7 +157,7 @@ func pool(certificates ...*x509.Certificate) *x509.CertPool {
 // holds gives the device another certificate.
 func (r *rig) holds(c *tls.Certificate) {
 	r.o.Certificate = c
-	r.o.Registration.SHA256 = dps.Thumbprint(c.Leaf)
+	r.o.Registration.SHA256 = onboard.Thumbprint(c.Leaf)
 	r.restart()
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 	"certagent/est"
@@ -67,7 +68,7 @@ func bubble(t *testing.T, o dpstest.Options, test scene) {
 		s.EnrolGroup(issuer.cert, dpstest.Enrolment{})
 		certificate := issuer.issue("gw-17")
 		want := dps.Registration{
-			Endpoint: s.URL(), IDScope: s.IDScope(), RegistrationID: "gw-17", SHA256: dps.Thumbprint(certificate.Leaf),
+			Endpoint: s.URL(), IDScope: s.IDScope(), RegistrationID: "gw-17", SHA256: onboard.Thumbprint(certificate.Leaf),
 		}
 		client := dps.New(dps.Options{
 			Registration: want, Certificate: certificate, Roots: pool(s.Root), Dialer: p, Timeout: 20 * time.Second,

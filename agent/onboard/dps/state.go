@@ -26,8 +26,8 @@ type State struct {
 	LastTry  time.Time `json:"last_try,omitzero"`
 	NextTry  time.Time `json:"next_try,omitzero"`
 	// RetryAfter is until when DPS asked to be left alone; no order goes over it.
-	RetryAfter time.Time `json:"retry_after,omitzero"`
-	Problem    *Problem  `json:"problem,omitempty"` // nil: none, as far as is known
+	RetryAfter time.Time        `json:"retry_after,omitzero"`
+	Problem    *onboard.Problem `json:"problem,omitempty"` // nil: none, as far as is known
 }
 
 // Operation is a registration that DPS has taken and not decided.
@@ -37,18 +37,10 @@ type Operation struct {
 	Began  time.Time `json:"began"`  // when DPS took it
 }
 
-// Problem is why the last try failed, for a person.
-type Problem struct {
-	Code  string    `json:"code"` // one of this package's
-	Text  string    `json:"text"`
-	Hint  string    `json:"hint,omitempty"`
-	Since time.Time `json:"since"` // the first failure in a row with this code
-}
-
-// outlasts reports whether p may be there still although DPS took a registration. It takes those also that it decides
+// outlasts reports whether a problem may be there still although DPS took a registration. It takes those also that it decides
 // against seconds later, each time; such a device must back off all the same, and not seem well in between.
-func (p *Problem) outlasts() bool {
-	switch p.Code {
+func outlasts(code string) bool {
+	switch code {
 	case CodeUnauthorized, CodeForbidden, CodeDisabled, CodeNotFound, CodeRejected, CodeAllocation, CodeOperationLost, CodeEndless:
 		return true
 	}
@@ -104,7 +96,7 @@ const (
 // Step is what to do next, and not before At.
 type Step struct {
 	Do        Action
-	Why       Reason
+	Why       onboard.Reason
 	Operation string    // the one to ask for, of a Poll
 	At        time.Time // zero: at once
 	Held      time.Time // the part of At that no order goes over; zero where DPS asked for nothing
@@ -118,7 +110,7 @@ func Next(want Registration, result *Result, s State, now time.Time) Step {
 		return Step{}
 	}
 	s = s.about(want)
-	step := Step{Do: Register, Why: why, At: sane(s.NextTry, s.LastTry, now), Held: sane(s.RetryAfter, s.LastTry, now)}
+	step := Step{Do: Register, Why: why, At: believed(s.NextTry, s.LastTry, now), Held: believed(s.RetryAfter, s.LastTry, now)}
 	if s.Operation != nil {
 		step.Do, step.Operation = Poll, s.Operation.ID
 	}
@@ -167,7 +159,7 @@ func (s State) After(want Registration, step Step, a Answer, err error, draw flo
 		return s.failed(step, a.endless(want, step, now.Sub(began)), failures+1, draw, now), nil
 	}
 	s.Failures = failures
-	if p := s.Problem; p == nil || !p.outlasts() {
+	if p := s.Problem; p == nil || !outlasts(p.Code) {
 		s.Failures, s.Problem = 0, nil
 	}
 	s.NextTry = now.Add(pollWait(a.RetryAfter, now.Sub(began)))
@@ -188,10 +180,6 @@ func (s State) failed(step Step, e *Error, failures int, draw float64, now time.
 		(!e.keepsOperation() || now.Sub(o.Began) >= operationPatience) {
 		s.Operation = nil
 	}
-	since := now
-	if s.Problem != nil && s.Problem.Code == e.Code && !s.Problem.Since.After(now) {
-		since = s.Problem.Since
-	}
-	s.Problem = &Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint, Since: since}
+	s.Problem = onboard.Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint}.After(s.Problem, now)
 	return s
 }

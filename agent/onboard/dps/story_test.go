@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 )
 
 func TestDeviceBecomesKnownToItsHub(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
-	if step := r.next(); step.Do != dps.Register || step.Why != dps.Unknown || !step.At.IsZero() {
+	if step := r.next(); step.Do != dps.Register || step.Why != onboard.Unknown || !step.At.IsZero() {
 		t.Fatalf("first step %+v, want to register at once", step)
 	}
 	result := r.registered()
@@ -76,8 +77,8 @@ func TestRenewedCertificateIsRegistered(t *testing.T) {
 	if status := r.send(first.Hub, first.DeviceID); status != http.StatusUnauthorized {
 		t.Fatalf("the hub answers %d to a certificate that was not registered, want 401", status)
 	}
-	if step := r.next(); step.Why != dps.Renewed {
-		t.Errorf("reason %q, want %q", step.Why, dps.Renewed)
+	if step := r.next(); step.Why != onboard.Renewed {
+		t.Errorf("reason %q, want %q", step.Why, onboard.Renewed)
 	}
 	r.known(r.registered())
 	if r.count(dpstest.OpRegister) != 2 {
@@ -89,7 +90,7 @@ func TestAskedAgainItRegistersOnce(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
 	r.registered()
 	r.state = dps.ParseState(r.state).Ask().Bytes()
-	if step := r.next(); step.Do != dps.Register || step.Why != dps.Asked || !step.At.IsZero() {
+	if step := r.next(); step.Do != dps.Register || step.Why != onboard.Asked || !step.At.IsZero() {
 		t.Errorf("next step %+v, want to register at once", step)
 	}
 	r.registered()
@@ -132,7 +133,7 @@ func TestAnswerForTheCertificateBefore(t *testing.T) {
 		t.Fatalf("result %+v, want one for the old certificate; error %v", result, err)
 	}
 	r.result, r.state = result.Bytes(), state.Bytes()
-	if step := r.next(); step.Why != dps.Renewed {
+	if step := r.next(); step.Why != onboard.Renewed {
 		t.Errorf("next step %+v, want the new certificate registered", step)
 	}
 	r.known(r.registered())

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 )
@@ -281,18 +282,18 @@ func TestReasonsToRegister(t *testing.T) {
 		want   dps.Registration
 		result *dps.Result
 		state  dps.State
-		reason dps.Reason
+		reason onboard.Reason
 	}{
 		{"no certificate", change(func(g *dps.Registration) { g.SHA256 = "" }), nil, dps.State{Again: true}, ""},
-		{"no result", want, nil, dps.State{}, dps.Unknown},
+		{"no result", want, nil, dps.State{}, onboard.Unknown},
 		{"all is well", want, had, dps.State{}, ""},
 		{"failures of old", want, had, dps.State{Failures: 3, Operation: &dps.Operation{ID: "4.x"}}, ""},
-		{"another endpoint", change(func(g *dps.Registration) { g.Endpoint = "https://b.test" }), had, dps.State{}, dps.Changed},
-		{"another scope", change(func(g *dps.Registration) { g.IDScope = "0neB" }), had, dps.State{}, dps.Changed},
-		{"another name", change(func(g *dps.Registration) { g.RegistrationID = "gw-18" }), had, dps.State{}, dps.Changed},
+		{"another endpoint", change(func(g *dps.Registration) { g.Endpoint = "https://b.test" }), had, dps.State{}, onboard.Changed},
+		{"another scope", change(func(g *dps.Registration) { g.IDScope = "0neB" }), had, dps.State{}, onboard.Changed},
+		{"another name", change(func(g *dps.Registration) { g.RegistrationID = "gw-18" }), had, dps.State{}, onboard.Changed},
 		{"another case", change(func(g *dps.Registration) { g.RegistrationID = "GW-17" }), had, dps.State{}, ""},
-		{"another certificate", change(func(g *dps.Registration) { g.SHA256 = "bb" }), had, dps.State{Again: true}, dps.Renewed},
-		{"asked", want, had, dps.State{Again: true}, dps.Asked},
+		{"another certificate", change(func(g *dps.Registration) { g.SHA256 = "bb" }), had, dps.State{Again: true}, onboard.Renewed},
+		{"asked", want, had, dps.State{Again: true}, onboard.Asked},
 	} {
 		if got := dps.Due(tt.want, tt.result, tt.state); got != tt.reason {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.reason)

@@ -6,16 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"certagent/agent/onboard"
 )
 
 const (
-	// The wait after a failure: 10 seconds, three times as long after each
-	// further one, at most an hour.
-	firstWait, waitGrowth, longestWait = 10 * time.Second, 3, time.Hour
-	// The wait after a refusal, which a person must put right at the service: from a minute to four hours. It bounds
-	// what a device that nobody enrols costs on a metered line.
-	firstRefusalWait, longestRefusalWait = time.Minute, 4 * time.Hour
-
 	// maxRetryAfter is how long DPS may keep a device away.
 	maxRetryAfter = 24 * time.Hour
 	// maxSpread is how much a device adds at most to what DPS asked for.
@@ -23,23 +18,22 @@ const (
 
 	// DPS says how long to wait between two polls, usually 3 s. It takes 5 in 10 seconds of a device, hence the least.
 	usualPollWait, leastPollWait = 3 * time.Second, 2 * time.Second
-	// clockStep is how far a clock may be put back without having been wrong.
-	clockStep = 5 * time.Second
 	// operationPatience is after how long a registration that DPS does not decide is begun anew.
 	operationPatience = time.Hour
 )
 
-// delay is the wait after that many failures in a row, the last of class, drawn between half and one and a half of its
-// mean.
-func delay(class error, failures int, draw float64) time.Duration {
-	wait, limit := firstWait, longestWait
-	if errors.Is(class, ErrUnauthorized) || errors.Is(class, ErrRejected) {
-		wait, limit = firstRefusalWait, longestRefusalWait
+// refusalWaits are the waits after refusals, which a person must put right at the service. They bound what a device that
+// nobody enrols costs on a metered line.
+func refusalWaits() onboard.Waits {
+	return onboard.Waits{First: time.Minute, Factor: 3, Most: 4 * time.Hour}
+}
+
+// delay is the wait after that many failures in a row, the last of class, nil while that is not known.
+func delay(class *onboard.Class, failures int, draw float64) time.Duration {
+	if class == ErrUnauthorized || class == ErrRejected {
+		return refusalWaits().After(failures, draw)
 	}
-	for n := 1; n < failures && wait < limit; n++ {
-		wait *= waitGrowth
-	}
-	return time.Duration((.5 + draw) * float64(min(wait, limit)))
+	return onboard.OnTheWay().After(failures, draw)
 }
 
 // spreadOut is the wait where DPS asked for one: never less, and somewhat longer, because a service that throttles a
@@ -57,13 +51,9 @@ func pollWait(asked, going time.Duration) time.Duration {
 	return min(max(asked, leastPollWait, going/10), operationPatience)
 }
 
-// sane is a time that was stored at the last try, or zero where a clock that was wrong wrote it: that try lies ahead, or
-// no rule of this package puts a time so far ahead.
-func sane(t, last, now time.Time) time.Time {
-	if last.Sub(now) > clockStep || t.Sub(now) > maxRetryAfter+maxSpread {
-		return time.Time{}
-	}
-	return t
+// believed is a time that was stored at the last try, unless a clock that was wrong wrote it.
+func believed(t, last, now time.Time) time.Time {
+	return onboard.Believed(t, last, now, maxRetryAfter+maxSpread)
 }
 
 // retryAfter is what a Retry-After header asks for (RFC 9110 10.2.3): seconds or a date, by the clock of this device.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 )
@@ -56,7 +57,7 @@ func TestRegistrationThatIsNeverDecided(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
 	r.server.Always(dpstest.OpPoll, dpstest.Status(200, map[string]any{"operationId": "4.x", "status": "contemplating"}))
 	began := r.clock.Now()
-	var problem *dps.Problem
+	var problem *onboard.Problem
 	for problem == nil {
 		if _, err := r.step(); err != nil {
 			t.Fatal(err)
