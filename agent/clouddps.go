@@ -83,11 +83,11 @@ func (d *dpsCloud) begin(to contact, draw float64, now time.Time) func(context.C
 	link, want, live, p := d.link, d.want, d.live, d.to
 	return func(ctx context.Context) tiding {
 		answer, err := link.exchange(ctx, want, live, p, to, step)
-		status := answer.HTTP
+		code := answer.HTTP
 		if e, failed := errors.AsType[*dps.Error](err); failed {
-			status = e.Status
+			code = e.Status
 		}
-		t := tidingOf(err, status)
+		t := tidingOf(err, code)
 		t.record = func(draw float64, now time.Time) bool { return d.record(link, want, step, answer, err, draw, now) }
 		return t
 	}
@@ -118,14 +118,16 @@ func (l *dpsLink) exchange(ctx context.Context, want dps.Registration, live *sto
 	return l.client.Exchange(ctx, step)
 }
 
-// record takes over what came of step. While DPS has not decided, the connection stays for the next look.
+// record takes over what came of step. While DPS has not decided, the connection stays for the next look; nor is it the end
+// that DPS is at a registration which was begun before.
 func (d *dpsCloud) record(link *dpsLink, want dps.Registration, step dps.Step, answer dps.Answer, err error, draw float64,
 	now time.Time) (end bool) {
 	state, result := d.state.After(want, step, answer, err, draw, now)
 	if d.state = state; result != nil {
 		d.result = result
 	}
-	end = result != nil || err != nil || state.Operation == nil
+	expected := state.Problem != nil && state.Problem.Notice
+	end = !expected && (result != nil || err != nil || state.Operation == nil)
 	if end || d.want != want {
 		link.close()
 	}

@@ -394,6 +394,14 @@ func TestRegistrationGoesOn(t *testing.T) {
 		a.RenewAll()
 		time.Sleep(time.Minute)
 		a.RenewAll()
+		time.Sleep(10 * time.Second)
+		settle()
+		// The service refuses the newest while it is at the one before, which is as it should be, and ends by itself.
+		d := device0(a)
+		o, p := d.Onboarding, d.CloudProblem()
+		if o.State != status.Pending || p == nil || p.Code != dps.CodeConflict || !p.Notice || a.Snapshot().ExitCode() != 0 {
+			t.Errorf("while the former registration goes on: %+v, %+v, exit code %d", o, p, a.Snapshot().ExitCode())
+		}
 		time.Sleep(30 * time.Minute)
 		settle()
 		if n := c.live("device-id").Number; n != 3 {

@@ -75,10 +75,16 @@ func (p *program) onboard(ctx context.Context, order control.Onboarding, timeout
 		if !kept || c.Onboarding == nil {
 			return failed(fmt.Errorf("%s: the configuration names no cloud for it any more", answer.ID))
 		}
-		if o := c.Onboarding; !o.Ordered {
+		if !onItsWay(c.Onboarding) {
 			return p.onboarded(c, answer.Known)
 		}
 	}
+}
+
+// onItsWay reports whether something comes of an order by itself. What was ordered may have come to its end and be overtaken: by a
+// renewal, whose certificate the cloud is told of next.
+func onItsWay(o *status.Onboarding) bool {
+	return o.Ordered || o.State == status.Pending && o.Why != ""
 }
 
 // onboarded says what came of it.

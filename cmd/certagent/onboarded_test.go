@@ -26,3 +26,26 @@ func TestOnboardNamesItsProblem(t *testing.T) {
 		}
 	}
 }
+
+// TestOnboardWaitsOn: who asks for a registration waits for all that comes of it by itself. A renewal that comes as it ends has
+// the cloud told once more, and the answer is that of the new certificate.
+func TestOnboardWaitsOn(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		o    status.Onboarding
+		want bool
+	}{
+		{status.Onboarding{State: status.Pending, Why: "unknown", Ordered: true}, true},
+		{status.Onboarding{State: status.Registered, Why: "asked", Ordered: true}, true},
+		{status.Onboarding{State: status.Failed, Why: "renewed", Ordered: true}, true}, // of the try before
+		{status.Onboarding{State: status.Pending, Why: "renewed"}, true},               // overtaken by a renewal
+		{status.Onboarding{State: status.Pending}, false},                              // there is no certificate
+		{status.Onboarding{State: status.Failed, Why: "renewed"}, false},
+		{status.Onboarding{State: status.Registered, Why: "asked"}, false},
+		{status.Onboarding{State: status.Registered}, false},
+	} {
+		if got := onItsWay(&c.o); got != c.want {
+			t.Errorf("%+v: %v", c.o, got)
+		}
+	}
+}

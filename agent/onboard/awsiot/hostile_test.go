@@ -212,8 +212,8 @@ func TestBrokenBeforeTheCertificate(t *testing.T) {
 		s, tried := r.try()
 		l.Close()
 		is(t, tried, test.class, test.code)
-		if s.Dropped != 0 {
-			t.Errorf("%s: %+v", test.what, s)
+		if s.Dropped != 0 || strings.Contains(tried.Error(), "EOF") {
+			t.Errorf("%s: %v, %+v", test.what, tried, s)
 		}
 	}
 }

@@ -116,6 +116,12 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Class, e.Err}
 }
 
+// mayHaveBegun reports whether DPS may have taken the registration that it was asked for, although it did not say so.
+func (e *Error) mayHaveBegun() bool {
+	lost := e.Status == 0 || e.Status >= 500
+	return e.Class == ErrBadResponse || e.Class == ErrUnavailable && lost
+}
+
 // keepsOperation reports whether DPS may still be at the registration that it was asked for: nothing that it said
 // speaks against it.
 func (e *Error) keepsOperation() bool {

@@ -63,6 +63,9 @@ func (e *Error) judge(status int, step Step, s shown) *Error {
 	return e
 }
 
+const hintOverlapped = "nothing: DPS may be at a registration of this device that began before, with the certificate before a " +
+	"renewal perhaps, and takes the next one when that has ended"
+
 const hintNotDPS = "find out what answers at this address: a proxy, a captive portal, or something else that " +
 	"global_endpoint names"
 

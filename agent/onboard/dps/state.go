@@ -21,6 +21,9 @@ type State struct {
 
 	// Of is what all below is about.
 	Of Registration `json:"of,omitzero"`
+	// Former is when a registration of this device began that DPS may be at, and that Operation is not: one with the certificate
+	// before this, or one whose answer did not come. It is zero where there is none.
+	Former time.Time `json:"former,omitzero"`
 	// Failures counts the tries in a row that did not end well, with one that has begun and is not known to have ended.
 	Failures int       `json:"failures"`
 	LastTry  time.Time `json:"last_try,omitzero"`
@@ -66,8 +69,23 @@ func ParseState(file []byte) State {
 // Ask is the state after a person wants the device registered again: at once, unless DPS asked to be left alone, and
 // from the beginning.
 func (s State) Ask() State {
+	s.Former = s.underWay()
 	s.Again, s.Operation, s.NextTry = true, nil, s.RetryAfter
 	return s
+}
+
+// underWay is when a registration began that DPS may be at; zero where there is none.
+func (s State) underWay() time.Time {
+	if s.Operation != nil {
+		return s.Operation.Began
+	}
+	return s.Former
+}
+
+// overlapped reports whether DPS may be at a registration of this device that began before the one to come, and refuse that
+// for it. The device cannot ask about it, so it believes so for as long as it would have asked.
+func (s State) overlapped(now time.Time) bool {
+	return !s.Former.After(now) && now.Sub(s.Former) < operationPatience
 }
 
 // about is s as far as it holds for want: tries with another certificate, or for another registration, say nothing of
@@ -79,6 +97,9 @@ func (s State) about(want Registration) State {
 	fresh := State{Version: s.Version, Again: s.Again, Of: want}
 	if s.Of.Endpoint == want.Endpoint {
 		fresh.RetryAfter, fresh.NextTry = s.RetryAfter, s.RetryAfter
+	}
+	if s.Of.sameDevice(want) {
+		fresh.Former = s.underWay()
 	}
 	return fresh
 }
@@ -125,6 +146,9 @@ func (s State) Begin(want Registration, step Step, draw float64, now time.Time) 
 	if step.Do == Register {
 		s.Failures++
 		s.NextTry = now.Add(delay(nil, s.Failures, draw))
+		if !s.overlapped(now) {
+			s.Former = now // until it is known what became of this one
+		}
 	}
 	return s
 }
@@ -154,7 +178,7 @@ func (s State) After(want Registration, step Step, a Answer, err error, draw flo
 		began = s.Operation.Began
 	}
 	s.Operation = &Operation{ID: a.Operation, Status: a.Status, Began: began}
-	s.RetryAfter = time.Time{}
+	s.Former, s.RetryAfter = time.Time{}, time.Time{}
 	if now.Sub(began) >= operationPatience {
 		return s.failed(step, a.endless(want, step, now.Sub(began)), failures+1, draw, now), nil
 	}
@@ -170,6 +194,14 @@ func (s State) After(want Registration, step Step, a Answer, err error, draw flo
 func (s State) failed(step Step, e *Error, failures int, draw float64, now time.Time) State {
 	s.Failures, s.RetryAfter = failures, time.Time{}
 	wait := delay(e.Class, failures, draw)
+	if s.Former.Equal(s.LastTry) && !e.mayHaveBegun() {
+		s.Former = time.Time{}
+	}
+	p := onboard.Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint}
+	if e.Code == CodeConflict && s.overlapped(now) {
+		p.Notice, p.Hint = true, hintOverlapped
+		wait = min(wait, s.Former.Add(operationPatience).Sub(now)) // after that it is a problem
+	}
 	if asked := min(e.RetryAfter, maxRetryAfter); asked > 0 {
 		s.RetryAfter = now.Add(asked)
 		wait = max(wait, spreadOut(asked, draw))
@@ -180,6 +212,6 @@ func (s State) failed(step Step, e *Error, failures int, draw float64, now time.
 		(!e.keepsOperation() || now.Sub(o.Began) >= operationPatience) {
 		s.Operation = nil
 	}
-	s.Problem = onboard.Problem{Code: e.Code, Text: e.Error(), Hint: e.Hint}.After(s.Problem, now)
+	s.Problem = p.After(s.Problem, now)
 	return s
 }

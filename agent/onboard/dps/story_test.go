@@ -99,26 +99,6 @@ func TestAskedAgainItRegistersOnce(t *testing.T) {
 	}
 }
 
-func TestRenewalWhileRegistering(t *testing.T) {
-	r := newRig(t, dpstest.Options{Takes: time.Minute})
-	if did, err := r.step(); did != dps.Register || err != nil {
-		t.Fatal(did, err)
-	}
-	r.clock.pass(10 * time.Second)
-	r.holds(r.ca.issue("gw-17"))
-	if step := r.next(); step.Do != dps.Register || !step.At.IsZero() {
-		t.Fatalf("next step %+v: what was begun with the old certificate is void", step)
-	}
-	r.fails(dps.CodeConflict) // the service is still at the old one
-	result, failures := r.settle()
-	for _, e := range failures {
-		if e.Code != dps.CodeConflict || !errors.Is(e, dps.ErrUnavailable) {
-			t.Errorf("failure on the way: %v", e)
-		}
-	}
-	r.known(result)
-}
-
 // The answer for the old certificate comes when the device has the new one: it is a result, and not the last word.
 func TestAnswerForTheCertificateBefore(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
