@@ -2,12 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"maps"
-	"runtime/debug"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -207,90 +201,6 @@ func (k *keeper) question() (question, error) {
 	return q, nil
 }
 
-// readLive reads the live generation. An error that says nothing about it, such as too many open files, leaves the one
-// known: the certificate is no worse for it.
-func (k *keeper) readLive() {
-	k.read.Store(new(k.stored.Fingerprint()))
-	live, err := k.stored.Live()
-	if k.liveErr = err; err == nil || lost(err) {
-		k.live = live
-	}
-}
-
-// lost tells an error that says that a generation is gone or damaged from one that says nothing about it.
-func lost(err error) bool {
-	_, broken := errors.AsType[*store.BrokenError](err)
-	return broken || errors.Is(err, store.ErrMissing)
-}
-
-// repair deals with a live generation that is gone or damaged: the certificate will be issued anew, and an older
-// generation that verifies serves meanwhile. An error is one of reading or writing the disk: then nothing is concluded.
-func (k *keeper) repair() error {
-	if k.liveErr == nil {
-		return nil
-	}
-	if !lost(k.liveErr) {
-		return fmt.Errorf("read the live certificate: %w", k.liveErr)
-	}
-	if err := k.agent.o.Store.Present(); err != nil {
-		return fmt.Errorf("use the state directory: %w", err)
-	}
-	if k.retry.Reissue == "" && k.had() {
-		k.noticeLoss()
-		// The wish should be durable before an older generation hides its cause. Where it cannot be, on a full disk, what
-		// serves meanwhile is worth more.
-		k.save()
-	}
-	restored, err := k.stored.Restore()
-	switch {
-	case errors.Is(err, store.ErrMissing):
-	case err != nil:
-		return fmt.Errorf("restore an older generation: %w", err)
-	default:
-		// What the running attempt was about to make live is no older one.
-		if !k.running || restored.Number <= k.from {
-			k.agent.o.Log.Info().Str("event", "loss").Str("certificate", k.id).Int("generation", restored.Number).
-				Msg("an older generation serves meanwhile")
-		}
-		k.readLive()
-	}
-	return nil
-}
-
-// had tells that there was a certificate once.
-func (k *keeper) had() bool {
-	if !k.retry.LastSuccess.IsZero() {
-		return true
-	}
-	generations, err := k.stored.Generations()
-	return err == nil && len(generations) > 0
-}
-
-// A certificate that is lost is issued anew at once, but whoever goes on deleting it gets the back-off of failures, from
-// the fifth time within an hour.
-const (
-	lossesAtOnce = 5
-	lossesWithin = time.Hour
-)
-
-// noticeLoss notes that the certificate must be issued anew, and when.
-func (k *keeper) noticeLoss() {
-	now := k.agent.o.Now()
-	k.retry.Reissue, k.retry.NextTry = string(reasonMissing), time.Time{}
-	if !errors.Is(k.liveErr, store.ErrMissing) {
-		k.retry.Reissue = string(reasonBroken)
-	}
-	if now.Sub(k.retry.LastSuccess) > lossesWithin {
-		k.retry.Losses = 0
-	}
-	k.retry.Losses++
-	if beyond := k.retry.Losses - lossesAtOnce; beyond > 0 {
-		k.retry.NextTry = now.Add(k.cfg.Policy.Delay(k.leaf(), beyond, k.agent.o.Rand(), now))
-	}
-	k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).Str("found", clip(k.liveErr.Error())).
-		Msg("certificate is gone or damaged; it will be issued anew")
-}
-
 // checkPending drops the wait for an approval whose request is gone, or is not what is wanted any more.
 func (k *keeper) checkPending() {
 	if k.retry.PendingUntil.IsZero() {
@@ -330,103 +240,12 @@ func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
 	}
 }
 
-// achieved tells whether the running attempt has made live what it was for, and is only about to say so.
-func (k *keeper) achieved() bool { return k.live != nil && k.live.Number > k.from }
-
 // resume spreads what came due while the agent was not running. A try that ended with the agent had its turn.
 func (k *keeper) resume(q question, leaf renew.Leaf) {
 	if k.looked || !q.credible || k.retry.Reissue != "" || k.retry.Interrupted > 0 {
 		return
 	}
 	keepTries(&k.retry, k.cfg.Policy.Resumed(leaf, triesOf(k.retry), k.agent.o.Rand(), q.now))
-}
-
-// start runs an attempt beside the keeper. It ends with ctx, and always with a result.
-func (k *keeper) start(ctx context.Context, d decision) {
-	ctx, k.cancel = context.WithCancel(ctx)
-	k.running, k.forcedAgain, k.from = true, false, 0
-	if k.live != nil {
-		k.from = k.live.Number
-	}
-	o := k.order(d.reason)
-	o.early = d.reason == reasonThreshold && k.agent.o.Now().Before(d.plan.Threshold)
-	k.begin()
-	server, by := o.turn(k.agent.o.Now())
-	o.served = sync.OnceFunc(func() { k.agent.attempts.done(server) })
-	go func() {
-		if err := k.agent.attempts.wait(ctx, server, by); err != nil {
-			k.back <- &result{event: &event{Certificate: k.id, ending: ending{began: time.Now()}}, err: err}
-			return
-		}
-		defer o.served()
-		k.back <- new(k.attempt(ctx, o))
-	}()
-}
-
-func (k *keeper) order(why reason) order {
-	o := order{
-		cert: k.request(why), stored: k.stored, live: k.agent.o.Host.own(k.live), reason: why, refusals: maps.Clone(k.retry.Refusals),
-		lastClass: k.retry.LastClass, attempt: k.retry.Failures + 1, before: k.live,
-	}
-	if o.live == nil {
-		o.cloned = k.live
-	}
-	if now := k.agent.o.Now(); o.live != nil && now.Before(o.live.Leaf.NotBefore) {
-		// It cannot log in yet. One before it may still be able to, and is no worse for what is live meanwhile.
-		if older := k.older(now); older != nil {
-			o.live = older
-		}
-	}
-	o.estLogin, o.estWhy = k.agent.estLogin(k.cfg)
-	if why == reasonDrift || why == reasonKeyDrift {
-		o.refusals, o.attempt = maps.Clone(k.retry.Drift.Refusals), k.retry.Drift.Failures+1
-	} else {
-		o.asBefore = k.retry.Drift.Failures > 0
-	}
-	return o
-}
-
-// older is the newest generation before the live one that is valid at now; nil if there is none.
-func (k *keeper) older(now time.Time) *store.Generation {
-	numbers, err := k.stored.Generations()
-	if err != nil {
-		return nil
-	}
-	for _, n := range slices.Backward(numbers) {
-		if n >= k.live.Number {
-			continue
-		}
-		g, err := k.stored.Generation(n)
-		if err == nil && k.agent.o.Host.own(g) != nil && !now.Before(g.Leaf.NotBefore) && now.Before(g.Leaf.NotAfter) {
-			return g
-		}
-	}
-	return nil
-}
-
-// turn is for whose turn an attempt waits, and until when at best.
-func (o order) turn(now time.Time) (server string, by time.Time) {
-	if o.live == nil {
-		return o.cert.URL.Host, now
-	}
-	u := o.cert.URL
-	if o.cert.RenewURL != nil {
-		u = o.cert.RenewURL
-	}
-	return u.Host, latest(now, o.live.Leaf.NotAfter)
-}
-
-// attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
-func (k *keeper) attempt(ctx context.Context, o order) (r result) {
-	e := &event{Certificate: k.id, Reason: string(o.reason), Attempt: o.attempt, Previous: o.before, ending: ending{began: time.Now()}}
-	r = result{event: e, early: o.early}
-	defer func() {
-		if p := recover(); p != nil {
-			r.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		}
-	}()
-	r.generation, r.err = k.agent.run(ctx, o, e)
-	return r
 }
 
 // leafOf is what the rules of time need to know of a generation.

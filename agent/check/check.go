@@ -3,15 +3,9 @@ package check
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"certagent/agent"
 	"certagent/agent/config"
@@ -263,91 +257,6 @@ func (p *probes) deliveryJobs(c *config.Certificate) (all []job) {
 	return all
 }
 
-// configuration judges what loading the configuration gave.
-func (p *probes) configuration() []*Result {
-	const id = "config-valid"
-	var all []*Result
-	mistakes, is := errors.AsType[config.Errors](p.ConfigError)
-	switch {
-	case is:
-		for _, m := range mistakes {
-			text := m.Text
-			if m.Key != "" {
-				text = m.Key + ": " + text
-			}
-			all = append(all, failed(id, m.Place.String(), text, m.Hint))
-		}
-	case p.ConfigError != nil:
-		hint := "correct it; certagent config check says when it is right"
-		if errors.Is(p.ConfigError, fs.ErrNotExist) {
-			hint = "write it (examples/ has some), or name another with --config"
-		} else if errors.Is(p.ConfigError, fs.ErrPermission) {
-			hint = "run this as root or as the agent's user"
-		}
-		all = append(all, failed(id, p.File, p.ConfigError.Error(), hint))
-	default:
-		all = append(all, ok(id, p.File, counted(len(p.Config.Certificates), "certificate")))
-	}
-	if p.Config == nil || p.ConfigError != nil {
-		return all
-	}
-	for i := range p.Config.Warnings {
-		w := &p.Config.Warnings[i]
-		text := w.Text
-		if w.Key != "" {
-			text = w.Key + ": " + text
-		}
-		all = append(all, warning("config-warning", w.Place.String(), text, w.Hint))
-	}
-	return all
-}
-
-// configFile judges a file of the configuration.
-func (p *probes) configFile(path string) *Result {
-	const id = "config-permissions"
-	w, err := look(path)
-	if r := p.User.readable(id, path, w, err); r.Verdict != OK {
-		return r
-	}
-	if r := p.User.protected(id, path, w, p.safe(path, w)); r.Verdict != OK {
-		return r
-	}
-	secret := stateOf(p.Config.NamedFiles(), func(f *config.NamedFile) bool { return f.Config && f.Path == path })
-	if secret != nil && w.End.Mode&0o004 != 0 {
-		return warning(id, path, fmt.Sprintf("everybody may read %s, which holds a password", w.End), "chmod o= "+path)
-	}
-	return ok(id, path, fmt.Sprintf("user %s can read it, and only %s can change it", p.User.Name, p.User.trusted()))
-}
-
-// safe judges the directories that a path leads through, and those behind a link at its end.
-func (p *probes) safe(path string, w Way) error {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	if err := p.User.safePlace(abs); err != nil || w.End.Path == abs {
-		return err
-	}
-	return p.User.safePlace(w.End.Path)
-}
-
-// namedFile judges a file that the configuration names.
-func (p *probes) namedFile(f *config.NamedFile) []*Result {
-	w, err := look(f.Path)
-	r := p.User.readable("file-readable", f.Path, w, err)
-	if r.Verdict == Failed && errors.Is(err, fs.ErrNotExist) {
-		r.Text += " (" + f.Key + " at " + f.Place.String() + ")"
-	}
-	all := []*Result{r}
-	if err != nil {
-		return all
-	}
-	if f.Secret {
-		all = append(all, p.User.private("file-private", f.Path, w))
-	}
-	return append(all, p.User.protected("file-protected", f.Path, w, p.safe(f.Path, w)))
-}
-
 // user says whom everything is judged for.
 func (p *probes) user() *Result {
 	var groups []string
@@ -395,103 +304,4 @@ func (p *probes) running() *Result {
 // invalid is what the agent says of a configuration that it does not take; nil if it takes it.
 func (p *probes) invalid() *status.Problem {
 	return stateOf(p.Snapshot.Problems, func(q *status.Problem) bool { return q.Code == "config-invalid" })
-}
-
-// unsafe tells that a problem is that the state directory is not safe, which state tells.
-func (p *probes) unsafe(problem *status.Problem) bool {
-	if problem.Code != "store" || p.Store == nil {
-		return false
-	}
-	err := p.Store.Safe()
-	return err != nil && strings.HasSuffix(problem.Text, err.Error())
-}
-
-// state judges the state directory.
-func (p *probes) state() []*Result {
-	const id, space = "state-permissions", "state-space"
-	if r, is := unseen(id, p.StateDir, p.StoreError); is {
-		return []*Result{r}
-	}
-	switch {
-	case errors.Is(p.StoreError, fs.ErrNotExist):
-		return []*Result{skipped(id, p.StateDir, "there is none yet: the agent makes it when it starts")}
-	case p.StoreError != nil:
-		return []*Result{failed(id, p.StateDir, p.StoreError.Error(), "it must belong to the user that the agent runs as")}
-	}
-	if err := p.Store.Safe(); err != nil {
-		return []*Result{failed(id, p.StateDir, err.Error(), "look at the state directory's owner and mode")}
-	}
-	w, err := look(p.Store.Dir())
-	if err != nil {
-		return []*Result{failed(id, p.StateDir, err.Error(), "")}
-	}
-	r, blocked := p.User.entered(id, p.StateDir, w)
-	switch {
-	case blocked:
-	case !p.User.may(w.End, Write) || !p.User.may(w.End, Enter):
-		r = failed(id, p.StateDir, fmt.Sprintf("user %s may not write in %s", p.User.Name, w.End),
-			fmt.Sprintf("chown -R %s: %s", p.User.Name, p.StateDir))
-	default:
-		r = ok(id, p.StateDir, fmt.Sprintf("user %s can write in it, and nobody else", p.User.Name))
-		if who := p.User.others(w.End, Write, -1); who != "" {
-			r = failed(id, p.StateDir, fmt.Sprintf("%s may write %s", who, w.End), "chmod go-w "+p.StateDir)
-		} else if f, is := p.User.barred(p.Store.Dir()); is {
-			r = failed(id, p.StateDir, fmt.Sprintf("user %s may not change %s", p.User.Name, f), "chown -R "+p.User.Name+": "+p.StateDir)
-		}
-	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(p.Store.Dir(), &s); err != nil {
-		return []*Result{r, skipped(space, p.StateDir, fmt.Sprintf("find free space: %v", err))}
-	}
-	return []*Result{r, spaceOf(space, p.StateDir, room{
-		bytes: uint64(s.Bavail) * uint64(s.Bsize), inodes: s.Ffree, counted: s.Files > 0, readOnly: s.Flags&unix.ST_RDONLY != 0,
-	})}
-}
-
-// room is what is left on a file system.
-type room struct {
-	bytes, inodes uint64
-	counted       bool // inodes are
-	readOnly      bool
-}
-
-// spaceOf judges it: one generation and what surrounds its making are some 64 KiB in 20 files.
-func spaceOf(id, subject string, left room) *Result {
-	const little, files = 1 << 20, 100
-	switch {
-	case left.readOnly:
-		return failed(id, subject, "its file system is mounted read-only", "find out why (dmesg; findmnt -T "+subject+
-			"), and mount it for writing again (mount -o remount,rw)")
-	case left.bytes < little/16:
-		return failed(id, subject, fmt.Sprintf("its file system has %d bytes left", left.bytes), "make room: a renewal may find none")
-	case left.counted && left.inodes < files/5:
-		return failed(id, subject, fmt.Sprintf("its file system has room for %d files", left.inodes), "remove some: a renewal needs 20")
-	case left.bytes < little || left.counted && left.inodes < files:
-		return warning(id, subject, fmt.Sprintf("its file system has %d KiB left", left.bytes>>10), "make room before a renewal finds none")
-	}
-	return ok(id, subject, fmt.Sprintf("there is room (%d MiB)", left.bytes>>20))
-}
-
-// key judges the file of a live private key.
-func (p *probes) key(path, group string) *Result {
-	const id = "key-permissions"
-	w, err := look(path)
-	if r, is := unseen(id, path, err); is {
-		return r
-	}
-	if err != nil {
-		return failed(id, path, err.Error(), "nothing by hand: the agent has it issued anew")
-	}
-	gid := -1
-	if group != "" {
-		gid = groupID(group)
-	}
-	if who := p.User.others(w.End, Read|Write, gid); who != "" {
-		return failed(id, path, fmt.Sprintf("%s may read or write %s", who, w.End),
-			"chmod 0600 "+path+", and have a new key: certagent renew --new-key")
-	}
-	if !p.User.may(w.End, Read) {
-		return failed(id, path, fmt.Sprintf("user %s may not read %s", p.User.Name, w.End), "chown "+p.User.Name+" "+path)
-	}
-	return ok(id, path, w.End.Mode.String()+" "+w.End.Owners)
 }
