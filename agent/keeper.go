@@ -282,7 +282,10 @@ func (k *keeper) schedule(at time.Time, others ...time.Time) {
 
 // publish makes the keeper's view of its certificate visible to status and to the other keepers.
 func (k *keeper) publish(d decision, lookErr error) {
-	v := view{cfg: k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running && !k.achieved(),
+	if k.running && k.achieved() && lookErr == nil {
+		return // it is told of with what came of the attempt: until then it was issued at no time, and by no login
+	}
+	v := view{cfg: k.cfg, id: k.id, live: k.live, liveErr: k.liveErr, retry: k.retry, decision: d, running: k.running,
 		delivery: k.courier.shown(), host: k.agent.o.Host}
 	v.onboarding, v.onboardingProblems = k.shownOnboarding()
 	for _, err := range []error{lookErr, k.saveErr, k.courier.saveErr, k.courier.readErr, k.envoy.saveErr, k.envoy.readErr} {

@@ -4,7 +4,7 @@ import (
 	"crypto/tls"
 	"strings"
 
-	"certagent/tlsalert"
+	"certagent/est/tlsalert"
 )
 
 // alert is how the other side of a TLS connection says why it ends it (RFC 8446 6.2), and what that usually means here.

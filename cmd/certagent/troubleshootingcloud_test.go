@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"certagent/agent/onboard"
 	"certagent/agent/onboard/awsiot"
 	"certagent/agent/onboard/awsiot/awstest"
 	"certagent/agent/onboard/dps/dpstest"
@@ -59,7 +60,7 @@ var cloudTroubles = []trouble{
 		p.must(err)
 		p.must(os.Mkdir(p.path("state", "onboard"), 0o755))
 		nine := awsiot.State{Tries: 9, Dropped: 9, Began: time.Now(), // the first nine of ten take three minutes
-			Of: awsiot.Registration{Endpoint: s.Endpoint(), Port: 8883, ClientID: "gw-1", SHA256: awsiot.Thumbprint(h.leaf)}}
+			Of: awsiot.Registration{Endpoint: s.Endpoint(), Port: 8883, ClientID: "gw-1", SHA256: onboard.Thumbprint(h.leaf)}}
 		p.file("state/onboard/aws-state.json", string(nine.Bytes()))
 		p.configure(p.in(provisioning))
 		return p.tried("HTTPS_PROXY=" + s.Proxy().String())

@@ -7,7 +7,7 @@ import (
 	"net"
 
 	"certagent/agent/onboard"
-	"certagent/tlsalert"
+	"certagent/est/tlsalert"
 )
 
 // The remedies where the wire tells too little.

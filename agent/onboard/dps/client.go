@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"certagent/agent/onboard"
-	"certagent/tlsalert"
+	"certagent/est/tlsalert"
 )
 
 const (

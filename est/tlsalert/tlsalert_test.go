@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"certagent/tlsalert"
+	"certagent/est/tlsalert"
 )
 
 // Each alert that a server sends is told from every other one, whether crypto/tls has a name for it or not.
