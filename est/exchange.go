@@ -149,6 +149,10 @@ var errUnquoted = errors.New("it is not HTTP, or was cut short")
 // errTimeLimit is the cause of a context that Options.Timeout ended.
 var errTimeLimit = errors.New("time limit")
 
+// errSpokeOn is in place of what net/http says of it, which is no sentence ("readLoopPeekFailLocked: %!w(<nil>)"). Mostly it
+// is noticed before the next request is sent.
+var errSpokeOn = errors.New("the server sent more than its last answer, so that the next cannot be told from the rest of it")
+
 // once sends r over the kept connection, or over a new one if there is none, and reads the answer. The error is an
 // *Error; an answer of whatever status is none.
 func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
@@ -190,8 +194,11 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	response, err := k.http.RoundTrip(message)
 	if err != nil {
 		c.HangUp()
-		if r.secret && began.Load() {
+		switch {
+		case r.secret && began.Load():
 			err = errUnquoted
+		case strings.Contains(err.Error(), "readLoopPeekFailLocked: %!"):
+			err = errSpokeOn
 		}
 		return nil, c.broken(ctx, limited, r, k, began.Load(), err)
 	}
