@@ -49,3 +49,19 @@ func TestHeldByDPS(t *testing.T) {
 		t.Errorf("meanwhile status says %+v, %+v", s, problems)
 	}
 }
+
+// TestNameInOtherLetters: DPS does not tell upper from lower case, so that a registration id in other letters is the same
+// registration, whose problem stands.
+func TestNameInOtherLetters(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	p := config.Provisioning{Source: config.SourceDPS, GlobalEndpoint: "https://dps.example", IDScope: "0neA", RegistrationID: "GW-1"}
+	live := &store.Generation{Leaf: new(x509.Certificate)}
+	of := dps.Registration{Endpoint: p.GlobalEndpoint, IDScope: p.IDScope, RegistrationID: "gw-1", SHA256: onboard.Thumbprint(live.Leaf)}
+	d := &dpsCloud{state: dps.State{Of: of, Failures: 4, Problem: &onboard.Problem{Code: dps.CodeUnauthorized}}}
+	d.aim(p, live)
+	d.begin(contact{}, 0, now)
+	if s, problems := d.describe(now); s.Failures != 5 || len(problems) != 1 {
+		t.Errorf("status says %+v, %+v", s, problems)
+	}
+}

@@ -108,11 +108,11 @@ func (k *keeper) aim() error {
 		return err
 	}
 	if changed := e.cloud.aim(p, k.presentable()); changed {
+		e.event = nil // of what is registered no more
 		if e.running {
 			e.cancel()
 		} else {
 			e.cloud.hangUp()
-			e.event = nil // of what is registered no more
 		}
 		e.waived = false
 	}
@@ -201,11 +201,11 @@ func (k *keeper) returned(t tiding) (end bool) {
 	e.cancel()
 	end = t.record(k.agent.o.Rand(), now)
 	k.saveOnboarding()
-	if t.over { // the agent stops, or there is something newer to register
+	ev := e.event
+	if t.over || ev == nil { // the agent stops, or there is something newer to register
 		e.event = nil
 		return end
 	}
-	ev := e.event
 	ev.add(t)
 	if !end {
 		return false

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"encoding/json"
+	"errors"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,6 +104,84 @@ func TestReloadAfterAMendedFile(t *testing.T) {
 		if again := len(c.asked()) - n; again > 0 || !device0(a).Onboarding.NextTry.Equal(next) {
 			t.Errorf("a reload had a cloud that is away asked %d times; the next try was to be at %v, and is at %v", again, next,
 				device0(a).Onboarding.NextTry)
+		}
+	})
+}
+
+// TestOutcomeThatCameTooLate: what came of telling the cloud one thing, when by then it is to know another, is not taken for the
+// outcome of that.
+func TestOutcomeThatCameTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{})
+		defer c.end()
+		fails := dpstest.Status(503, "")
+		c.cloud.Next("", func(w http.ResponseWriter, r *http.Request, real http.Handler) {
+			time.Sleep(10 * time.Second)
+			fails(w, r, real)
+		})
+		c.cloud.Always("", fails)
+		a, stop := c.boot()
+		defer stop()
+		time.Sleep(5 * time.Second)
+		k := a.deviceKeeper()
+		if err := k.visit(t.Context(), func() func() {
+			time.Sleep(10 * time.Second) // meanwhile the answer comes, and what to register changes
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			cfg := *a.cfg
+			cfg.Provisioning.IDScope = "0neDEADBEEF"
+			a.cfg = &cfg
+			return func() {}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		settle()
+		c.logs.mustSay(t, 0, `"result":"registered"`)
+		if p := device0(a).Problems; len(p) != 1 || p[0].Code != dps.CodeUnavailable {
+			t.Errorf("problems: %+v", p)
+		}
+	})
+}
+
+// TestPayload: what the configuration names goes along to the webhook, and another payload is tried at once, over the back-off of a
+// webhook that did not take the one before.
+func TestPayload(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{})
+		defer c.end()
+		c.cloud.EnrolGroup(c.ca.cert, dpstest.Enrolment{
+			Webhook: func(_ string, payload json.RawMessage) (string, json.RawMessage, error) {
+				if string(payload) != `{"site":"north"}` {
+					return "", nil, errors.New("no such site")
+				}
+				return dpstest.DefaultHub, nil, nil
+			},
+		})
+		writeFile(t, filepath.Join(c.dir, "old.json"), []byte(`{"site":"south"}`))
+		writeFile(t, filepath.Join(c.dir, "new.json"), []byte(`{"site":"north"}`))
+		c.text = strings.Replace(c.text, "[provisioning]\n",
+			"[provisioning]\npayload = { uri = \"file://"+filepath.Join(c.dir, "old.json")+"\" }\n", 1)
+		a, stop := c.boot()
+		defer stop()
+		time.Sleep(5 * time.Hour)
+		settle()
+		if p := device0(a).Problems; len(p) != 1 || p[0].Code != dps.CodeAllocation {
+			t.Fatalf("with a payload that the webhook does not take: %+v", p)
+		}
+		c.text = strings.Replace(c.text, "old.json", "new.json", 1)
+		if err := a.ReloadNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		settle()
+		c.mustBeKnown(a)
+		for _, r := range c.cloud.Requests() {
+			if got := r.Header.Get("User-Agent"); got != "certagent/test" {
+				t.Errorf("the cloud is told that we are %q", got)
+			}
 		}
 	})
 }

@@ -92,6 +92,7 @@ func (s State) overlapped(now time.Time) bool {
 // this one. That a service asked to be left alone does.
 func (s State) about(want Registration) State {
 	if s.Of.same(want) {
+		s.Of = want // a registration id in other letters
 		return s
 	}
 	fresh := State{Version: s.Version, Again: s.Again, Of: want}
