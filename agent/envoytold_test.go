@@ -14,35 +14,42 @@ import (
 	"certagent/agent/onboard/dps/dpstest"
 )
 
-// TestConsumersThatWaitAreTold: while outputs and hooks wait for the cloud, status says until when, from the agent and from the
-// disk alike; and then no more.
+// TestConsumersThatWaitAreTold: while outputs and hooks wait for the cloud, for five minutes or a tenth of the certificate's lifetime,
+// status says until when, from the agent and from the disk alike; and then no more.
 func TestConsumersThatWaitAreTold(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newClouded(t, day, dpstest.Options{})
-		defer c.end()
-		c.cloud.Always("", dpstest.Status(503, ""))
-		a, stop := c.boot()
-		defer stop()
-		look := func() (told, onDisk time.Time) {
-			t.Helper()
-			settle()
-			s, err := survey(c.device)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return device0(a).Onboarding.HoldsUntil, s.Certificates[0].Onboarding.HoldsUntil
-		}
-		time.Sleep(time.Minute)
-		want := c.live("device-id").Meta.Issued.Add(holdAtMost)
-		if told, onDisk := look(); !told.Equal(want) || !onDisk.Equal(want) {
-			t.Errorf("they wait until %v, by the disk until %v, want %v", told, onDisk, want)
-		}
-		time.Sleep(holdAtMost)
-		if told, onDisk := look(); !told.IsZero() || !onDisk.IsZero() {
-			t.Errorf("when they wait no more they are said to wait until %v, by the disk until %v", told, onDisk)
-		}
-	})
+	for lifetime, wait := range map[time.Duration]time.Duration{day: 5 * time.Minute, 30 * time.Minute: 3 * time.Minute} {
+		t.Run(lifetime.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newClouded(t, lifetime, dpstest.Options{})
+				defer c.end()
+				c.cloud.Always("", dpstest.Status(503, ""))
+				a, stop := c.boot()
+				defer stop()
+				look := func() (told, onDisk time.Time) {
+					t.Helper()
+					settle()
+					s, err := survey(c.device)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return device0(a).Onboarding.HoldsUntil, s.Certificates[0].Onboarding.HoldsUntil
+				}
+				time.Sleep(wait - time.Second)
+				want := c.live("device-id").Meta.Issued.Add(wait)
+				if told, onDisk := look(); !told.Equal(want) || !onDisk.Equal(want) {
+					t.Errorf("they wait until %v, by the disk until %v, want %v", told, onDisk, want)
+				}
+				mustTell(t, c.hooks)
+				time.Sleep(2 * time.Second)
+				if told, onDisk := look(); !told.IsZero() || !onDisk.IsZero() {
+					t.Errorf("when they wait no more they are said to wait until %v, by the disk until %v", told, onDisk)
+				}
+				mustTell(t, c.hooks, hookA+"/1/missing", hookB+"/1/missing")
+			})
+		})
+	}
 }
 
 // TestRegistrationThatIsSuperseded: where a renewal takes the place of a certificate that DPS was deciding about, the log says which
