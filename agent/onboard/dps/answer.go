@@ -14,8 +14,7 @@ import (
 
 // Answer is what DPS said to a request that it took.
 type Answer struct {
-	HTTP      int
-	RequestID string // x-ms-request-id, for the service's support
+	HTTP int
 	// Status is DPS's word for how far it is.
 	Status string
 	// Result is where the device is registered; nil while it is not.
@@ -114,7 +113,7 @@ func read(want Registration, step Step, in received, s shown, secrets []string) 
 	if err := json.Unmarshal(in.body, &body); err != nil {
 		return unusable("it is not the JSON of DPS")
 	}
-	a := Answer{HTTP: in.status, RequestID: e.Tracking, Status: identifier(body.Status), RetryAfter: e.RetryAfter}
+	a := Answer{HTTP: in.status, Status: identifier(body.Status), RetryAfter: e.RetryAfter}
 	e.RetryAfter = 0
 	state := cmp.Or(body.State, new(registrationState))
 	is := func(status string) bool { // an operation may be at its end and what it is about refused
