@@ -3,13 +3,17 @@ package agent
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
+	"certagent/agent/config"
 	"certagent/agent/status"
 	"certagent/est"
 	"certagent/store"
@@ -125,6 +129,39 @@ func TestReload(t *testing.T) {
 			t.Errorf("after one was removed there are %+v", all)
 		}
 		d.live("mqtt") // its files are kept
+	})
+}
+
+// TestReloadForgetsWhatWasLoadedBefore: certificates that are added one by one do not each keep a configuration of them all.
+func TestReloadForgetsWhatWasLoadedBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		var loaded []weak.Pointer[config.Certificate]
+		d.change = func(o *Options) {
+			load := o.Load
+			o.Load = func() (*config.Config, error) {
+				cfg, err := load()
+				if err == nil {
+					loaded = append(loaded, weak.Make(&cfg.Certificates[0]))
+				}
+				return cfg, err
+			}
+		}
+		a, stop := d.boot()
+		defer stop()
+		for i := range 3 {
+			d.text += fmt.Sprintf("[cert_issuance.certs.c%d]\nmethod = \"est\"\ncommon_name = \"c%[1]d\"\n", i)
+			a.Reload()
+			settle()
+		}
+		runtime.GC()
+		for i, first := range loaded[:2] {
+			if first.Value() != nil {
+				t.Errorf("configuration %d of 3 is still in memory", i+1)
+			}
+		}
+		runtime.KeepAlive(a)
 	})
 }
 

@@ -55,7 +55,7 @@ func (a *Agent) reload(ctx context.Context) error {
 	var added, changed, removed []string
 	letters := map[string]configuration{}
 	for i := range cfg.Certificates {
-		c := &cfg.Certificates[i]
+		c := new(cfg.Certificates[i]) // a keeper that held a part of cfg would keep all of it, however often another is loaded
 		wanted[c.ID] = true
 		a.mu.Lock()
 		_, have := a.keepers[c.ID]
