@@ -25,8 +25,9 @@ can log in asks for. A certificate of its own, or the password, is a login.
                          empty HOST every address
   --dir DIR              where the CA lives; made if it is not there (default
                          testca)
-  --host NAME|IP         one more name in the server certificate, beside
-                         localhost, ip6-localhost, 127.0.0.1 and ::1; repeatable
+  --host NAME|IP         one more name in the server certificate, beside the one
+                         of --listen, localhost, ip6-localhost, 127.0.0.1 and
+                         ::1; repeatable
   --lifetime TIME        of device certificates (default 24h); TIME is 90s, 30m,
                          24h, 7d or 10y
   --root-lifetime TIME   of a new root (default 20y)

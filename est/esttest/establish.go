@@ -77,6 +77,9 @@ func (a *authority) serveUnder(f folder, issuer pair, o Options) (err error) {
 	hosts := o.Hosts
 	if !o.OnlyHosts {
 		hosts = append(standardHosts(), hosts...)
+		if host := o.listenHost(); host != "" && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
 	}
 	above := []*x509.Certificate{issuer.cert}
 	if issuer.cert != a.tlsRoot.cert {

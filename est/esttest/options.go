@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"strings"
 	"time"
 )
@@ -35,8 +36,8 @@ type Options struct {
 	// machine has it, ::1; port 0 means one that is free, the same on both.
 	Listen string
 
-	// Hosts are DNS names and IP addresses for the server certificate, beside localhost, ip6-localhost, 127.0.0.1
-	// and ::1. With OnlyHosts they stand alone: with a name that is not the URL's this tests a wrong host name.
+	// Hosts are DNS names and IP addresses for the server certificate, beside localhost, ip6-localhost, 127.0.0.1,
+	// ::1 and the host of Listen. With OnlyHosts they stand alone: with a name that is not the URL's this tests a wrong host name.
 	Hosts     []string
 	OnlyHosts bool
 
@@ -124,6 +125,15 @@ type Options struct {
 
 	// ErrorLog receives failed handshakes and the like. Nil means nobody.
 	ErrorLog *log.Logger
+}
+
+// listenHost is the host of Listen; "" where that is every address.
+func (o Options) listenHost() string {
+	host, _, _ := net.SplitHostPort(o.Listen)
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		return ""
+	}
+	return host
 }
 
 // completed returns the options with every default filled in, or says everything that is wrong with them.

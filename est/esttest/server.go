@@ -273,8 +273,8 @@ func (s *Server) Addr() string { return s.binding.addrs[0] }
 // URL is where a client finds the operations: https://host:port/.well-known/est, with the label if there is one.
 func (s *Server) URL() string {
 	_, port, _ := net.SplitHostPort(s.Addr()) // it was taken from a listener
-	host, _, _ := net.SplitHostPort(s.options.Listen)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	host := s.options.listenHost()
+	if host == "" {
 		host = "localhost"
 		if len(s.options.Hosts) > 0 {
 			host = s.options.Hosts[0]

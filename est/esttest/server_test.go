@@ -77,6 +77,7 @@ func TestServerHosts(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	newClient(t, esttest.New(t, esttest.Options{Listen: "127.0.0.5:0"})).get("cacerts").want(t, 200) // where it says that it listens
 	s = esttest.New(t, esttest.Options{Hosts: []string{"elsewhere.test"}, OnlyHosts: true})
 	if _, ok := errors.AsType[x509.HostnameError](newClient(t, s).get("cacerts").err); !ok {
 		t.Error("the server certificate is good for its URL, though it should be for another host only")
