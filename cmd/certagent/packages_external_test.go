@@ -148,6 +148,11 @@ func TestPackages(t *testing.T) {
 			}
 			return os.Chtimes(path, place.written, place.written)
 		}))
+		// Somebody tries an example where it lies.
+		for _, file := range []string{"examples/ansible/files", "examples/systemd", "docs"} {
+			must(t, os.MkdirAll(filepath.Join(dir, file), 0o755))
+			must(t, os.WriteFile(filepath.Join(dir, file, "of-mine-"+filepath.Base(dir)+".md"), []byte("secret\n"), 0o644))
+		}
 		// Another home has another git configuration, and no settings of Go's.
 		tell(t, dir, "sh", "-c", `umask "$0"; exec env "$@"`, place.umask, "HOME="+t.TempDir(), "TZ="+place.zone, "LC_ALL="+place.locale,
 			"TMPDIR="+t.TempDir(), "GOCACHE="+cached[0], "GOMODCACHE="+cached[1], "GOPROXY="+cached[2], "make", "packages", "ARCHES=amd64")
