@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -191,4 +193,46 @@ func TestPayload(t *testing.T) {
 			}
 		}
 	})
+}
+
+// interrupted is a cloud that an errand is under way to.
+type interrupted struct {
+	cloud
+	recorded, hungUp bool
+}
+
+func (i *interrupted) stored() (result, state []byte) { return nil, nil }
+func (i *interrupted) hangUp()                        { i.hungUp = true }
+
+// TestEndWaitsForWhatRuns: what comes of a delivery and of an errand while the agent ends is recorded, whichever comes last, and
+// the cloud's connection hung up after that.
+func TestEndWaitsForWhatRuns(t *testing.T) {
+	t.Parallel()
+	for _, last := range []string{"delivery", "errand"} {
+		t.Run(last, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := &interrupted{}
+				k := &keeper{agent: &Agent{o: Options{Now: time.Now, Rand: func() float64 { return .5 }}}, back: make(chan any, 2),
+					courier: courier{running: true, cancel: func() {}}, envoy: envoy{cloud: i, running: true, cancel: func() {}}}
+				letters := []any{
+					tiding{over: true, record: func(float64, time.Time) bool { i.recorded = true; return false }},
+					&handed{err: context.Canceled, step: deliveryStep{write: true}},
+				}
+				if last == "errand" {
+					slices.Reverse(letters)
+				}
+				ended := make(chan struct{})
+				go func() { k.windUp(); close(ended) }()
+				k.back <- letters[0]
+				synctest.Wait()
+				if i.hungUp {
+					t.Error("it ended before that did")
+				}
+				k.back <- letters[1]
+				if <-ended; !i.recorded || !i.hungUp || !k.courier.outdated {
+					t.Errorf("recorded: %t; hung up: %t; to be written again: %t", i.recorded, i.hungUp, k.courier.outdated)
+				}
+			})
+		})
+	}
 }
