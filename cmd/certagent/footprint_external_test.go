@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Where packages are, and how long idle agents are left alone, and then looked at: once for what they are seen to do from
-// outside, and once by strace(1).
+// Where packages are, and how long idle agents are left alone, and then looked at, minute by minute: once for what they are seen
+// to do from outside, and once by strace(1).
 var (
 	distIn    = flag.String("dist", "../../dist", "where make packages put the packages")
 	settleFor = flag.Duration("settle", 2*time.Minute, "how long an idle agent is left alone before it is measured")
@@ -95,9 +95,10 @@ func (f *footprint) table() string {
 // measuredOn says where it was measured.
 func measuredOn(b *testing.B) string {
 	kernel, _, _ := strings.Cut(strings.TrimSpace(tell(b, ".", "uname", "-r")), "-")
-	return fmt.Sprintf("On %d processors (%s), Linux %s, %s. An idle agent was left alone for %v, then looked at for %v, "+
-		"and for as long again by strace.",
-		runtime.NumCPU(), runtime.GOARCH, kernel, runtime.Version(), *settleFor, *idleFor)
+	load := strings.Fields(string(fileOf(b, "/proc/loadavg")))
+	return fmt.Sprintf("On %d processors (%s), Linux %s, %s; the load of the last quarter of an hour was %s. An idle agent was left "+
+		"alone for %v, then looked at for %d minutes, and for as long again by strace.",
+		runtime.NumCPU(), runtime.GOARCH, kernel, runtime.Version(), load[2], *settleFor, idleMinutes())
 }
 
 const mib = 1 << 20
@@ -192,23 +193,31 @@ func (f *footprint) idles(b *testing.B, one, thousand *fleet) {
 
 	time.Sleep(*settleFor) // that nothing happens is what is measured
 	all := []*fleet{one, metrics, roots, thousand}
-	before := map[*fleet]usage{}
+	begun, before, after := map[*fleet]usage{}, map[*fleet]usage{}, map[*fleet]usage{}
 	for _, of := range all {
-		before[of] = of.usage()
+		begun[of] = of.usage()
+		after[of] = begun[of]
 	}
-	time.Sleep(*idleFor)
-	after := map[*fleet]usage{}
-	for _, of := range all {
-		after[of] = of.usage()
+	switches, expiries := map[*fleet][]int{}, map[*fleet][]int{}
+	for range idleMinutes() {
+		before, after = after, map[*fleet]usage{}
+		time.Sleep(time.Minute)
+		for _, of := range all {
+			after[of] = of.usage()
+			switches[of] = append(switches[of], after[of].voluntary-before[of].voluntary)
+		}
 	}
-	traces := map[*fleet]*trace{}
-	for _, of := range all {
-		traces[of] = of.trace()
+	for range idleMinutes() {
+		traces := map[*fleet]*trace{}
+		for _, of := range all {
+			traces[of] = of.trace()
+		}
+		time.Sleep(time.Minute)
+		for _, of := range all {
+			expiries[of] = append(expiries[of], traces[of].expiries(b))
+		}
 	}
-	time.Sleep(*idleFor)
-	expiries := map[*fleet]int{}
 	for _, of := range all {
-		expiries[of] = traces[of].expiries(b)
 		of.stop()
 	}
 
@@ -230,12 +239,20 @@ func (f *footprint) idles(b *testing.B, one, thousand *fleet) {
 		of   *fleet
 		what string
 	}{{one, "1 certificate"}, {metrics, "1 certificate, metrics on"}, {thousand, "1000 certificates"}} {
-		minutes := idleFor.Minutes()
-		f.add("voluntary switches, "+m.what, float64(after[m.of].voluntary-before[m.of].voluntary)/minutes, 20, "a minute", 1,
-			"`voluntary_ctxt_switches` of /proc/PID/task/\\*/status")
-		f.add("timer expiries, "+m.what, float64(expiries[m.of])/minutes, 3, "a minute", 1,
-			"`strace -f -e trace="+waits+" -p PID`")
-		f.add("processor, "+m.what, float64(after[m.of].ticks-before[m.of].ticks)*10/minutes, 0, "ms a minute", 0,
+		f.perMinute("voluntary switches, "+m.what, switches[m.of], 20, "`voluntary_ctxt_switches` of /proc/PID/task/\\*/status")
+		f.perMinute("timer expiries, "+m.what, expiries[m.of], 3, "`strace -f -e trace="+waits+" -p PID`")
+		f.add("processor, "+m.what, float64(after[m.of].ticks-begun[m.of].ticks)*10/float64(idleMinutes()), 0, "ms a minute", 0,
 			"utime and stime of /proc/PID/stat")
 	}
+}
+
+// idleMinutes is for how many of them idle agents are looked at.
+func idleMinutes() int { return max(1, int(idleFor.Minutes())) }
+
+// perMinute notes the median of what was counted in each minute, and between which counts it lies.
+func (f *footprint) perMinute(what string, counts []int, most float64, by string) {
+	slices.Sort(counts)
+	n := len(counts)
+	median := float64(counts[(n-1)/2]+counts[n/2]) / 2
+	f.add(what, median, most, fmt.Sprintf("a minute (%d to %d)", counts[0], counts[n-1]), 1, by)
 }
