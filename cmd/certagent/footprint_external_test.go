@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -193,14 +194,14 @@ func (f *footprint) idles(b *testing.B, one, thousand *fleet) {
 
 	time.Sleep(*settleFor) // that nothing happens is what is measured
 	all := []*fleet{one, metrics, roots, thousand}
-	begun, before, after := map[*fleet]usage{}, map[*fleet]usage{}, map[*fleet]usage{}
+	begun, after := map[*fleet]usage{}, map[*fleet]usage{}
 	for _, of := range all {
 		begun[of] = of.usage()
 		after[of] = begun[of]
 	}
 	switches, expiries := map[*fleet][]int{}, map[*fleet][]int{}
 	for range idleMinutes() {
-		before, after = after, map[*fleet]usage{}
+		before := maps.Clone(after)
 		time.Sleep(time.Minute)
 		for _, of := range all {
 			after[of] = of.usage()
