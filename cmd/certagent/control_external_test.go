@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"certagent/agent/onboard/dps/dpstest"
 	"certagent/est/esttest"
 )
 
@@ -122,7 +123,15 @@ func TestCurl(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, g, was := running(t)
+	g := newAzure(t, dpstest.Options{}) // one of them has its device registered again
+	text, err := os.ReadFile(g.path("config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.write("config.toml", string(text)+"\n[cert_issuance.certs.mqtt]\ncommon_name = \"mqtt\"\n")
+	g.start()
+	was := g.next("mqtt", nil)
+	g.registered()
 	examples := regexp.MustCompile(`(?m)^    curl (.*\\\n)*.*$`).FindAllString(string(page), -1)
 	if len(examples) < 4 {
 		t.Fatalf("docs/control-api.md has %d examples", len(examples))
