@@ -112,8 +112,7 @@ func (c *Client) tlsConfig(k *conn, certificate *tls.Certificate) *tls.Config {
 // settled reports whether the next answer over k can be one to the next request: whether k is still there, and nothing
 // came that was not asked for. net/http closes a connection on which something did.
 func (k *conn) settled(ctx context.Context) bool {
-	k.tcp.awaitQuiet(ctx)
-	return k.http.Err() == nil
+	return k.tcp.awaitQuiet(ctx) && k.http.Err() == nil
 }
 
 // HangUp closes the kept connection, if there is one, with a close-notify; the next operation opens another. It is for

@@ -15,15 +15,19 @@ type quietConn struct {
 
 	mu    sync.Mutex    // guards what follows
 	quiet bool          // a Read waits for the network, or there is nothing more to read for ever
+	ended bool          // there is nothing more to read for ever
 	grew  chan struct{} // closed when quiet becomes true; nil while nobody waits
 }
 
 func (c *quietConn) Read(p []byte) (int, error) {
-	c.set(true) // who has something left does not read on
+	c.set(true, false) // who has something left does not read on
 	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.meter.received.Add(int64(n))
-		c.set(false)
+	c.meter.received.Add(int64(n))
+	switch {
+	case err != nil:
+		c.set(true, true)
+	case n > 0:
+		c.set(false, false)
 	}
 	return n, err
 }
@@ -35,28 +39,29 @@ func (c *quietConn) Write(p []byte) (int, error) {
 }
 
 func (c *quietConn) Close() error {
-	defer c.set(true)
+	defer c.set(true, true)
 	return c.Conn.Close()
 }
 
-func (c *quietConn) set(quiet bool) {
+func (c *quietConn) set(quiet, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.quiet = quiet
+	c.quiet, c.ended = quiet, c.ended || ended
 	if quiet && c.grew != nil {
 		close(c.grew)
 		c.grew = nil
 	}
 }
 
-// awaitQuiet returns when everything that had come when it was called has been consumed, or the connection is closed,
-// or ctx ends.
-func (c *quietConn) awaitQuiet(ctx context.Context) {
+// awaitQuiet returns when everything that had come when it was called has been consumed, or the connection has ended, or
+// ctx has. It reports whether the connection goes on: net/http closes it before it says that it is closed.
+func (c *quietConn) awaitQuiet(ctx context.Context) bool {
 	for {
 		c.mu.Lock()
-		if c.quiet {
+		if c.quiet || c.ended {
+			goesOn := !c.ended
 			c.mu.Unlock()
-			return
+			return goesOn
 		}
 		if c.grew == nil {
 			c.grew = make(chan struct{})
@@ -66,7 +71,7 @@ func (c *quietConn) awaitQuiet(ctx context.Context) {
 		select {
 		case <-grew:
 		case <-ctx.Done():
-			return
+			return true
 		}
 	}
 }
