@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"sort"
@@ -111,11 +112,26 @@ func parseTOML(file string, text []byte) (root *node, whole bool, errs Errors) {
 		}
 	}
 	root = newTable(Place{File: file})
+	if i := otherEncoding(text); i >= 0 {
+		return root, false, Errors{{Place: d.place(i), Text: "this is not TOML: it is not in UTF-8", Hint: "save the file as UTF-8"}}
+	}
 	d.read(root)
 	if len(d.errs) == 0 {
 		d.confirm()
 	}
 	return root, d.whole, d.errs
+}
+
+// otherEncoding is where text shows that it is in another encoding than UTF-8 (UTF-16 has zeros), or -1.
+func otherEncoding(text []byte) int {
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRune(text[i:])
+		if r == 0 || r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
 }
 
 // place turns an offset into a place; columns count characters. On a line of a megabyte it goes on counting where the
@@ -318,12 +334,18 @@ func (d *document) fail(at Place, names []string, text, hint string) {
 
 // syntax reports what ended the reading.
 func (d *document) syntax(err error) {
-	offset := len(d.text)
+	offset, why := len(d.text), err.Error()
 	if e, ok := errors.AsType[*unstable.ParserError](err); ok {
 		offset = cap(d.text) - cap(e.Highlight)
 	}
-	d.notTOML(d.place(offset), err.Error())
+	if r, n := utf8.DecodeRune(d.text[offset:]); n > 1 {
+		why = firstByte.ReplaceAllLiteralString(why, fmt.Sprintf("%#U", r))
+	}
+	d.notTOML(d.place(offset), why)
 }
+
+// firstByte is how the library names a character beyond ASCII: by its first byte, as if that were all of it.
+var firstByte = regexp.MustCompile(`U\+00[89A-F][0-9A-F]( '.')?`)
 
 // confirm has the library judge the finer rules of TOML that the walk does not look at (numbers, dates, tables that
 // dotted keys may not extend).
@@ -345,14 +367,33 @@ func (d *document) confirm() {
 // where a password stands.
 func (d *document) notTOML(at Place, why string) {
 	if strings.Contains(strings.ToLower(d.around(at)), "password") {
-		d.errs = append(d.errs, Error{Place: at, Text: "this is not TOML, near a password",
-			Hint: `values stand in quotes: password = "…"`})
+		d.errs = append(d.errs, Error{Place: at, Text: "this is not TOML, near a password", Hint: inQuotes("password")})
 		return
 	}
-	d.errs = append(d.errs, Error{Place: at, Text: "this is not TOML: " + why})
+	hint := ""
+	switch bare := unquoted.FindStringSubmatch(d.line(at)); {
+	case bare == nil:
+	case strings.EqualFold(bare[2], "true") || strings.EqualFold(bare[2], "false"):
+		hint = "write " + strings.ToLower(bare[2])
+	default:
+		hint = inQuotes(cut(bare[1], maxShownKey))
+	}
+	d.errs = append(d.errs, Error{Place: at, Text: "this is not TOML: " + why, Hint: hint})
 }
 
-var assignment = regexp.MustCompile(`(?m)^[^\n#=]*=`)
+func inQuotes(name string) string { return "values stand in quotes: " + name + ` = "…"` }
+
+var (
+	assignment = regexp.MustCompile(`(?m)^[^\n#=]*=`)
+	// unquoted is a line whose value begins as none does but numbers and dates, true and false.
+	unquoted = regexp.MustCompile(`^[ \t]*([^\s#="'\[]+)[ \t]*=[ \t]*([^\s#="'\[{,]+)`)
+)
+
+// line is the line of at.
+func (d *document) line(at Place) string {
+	line, _, _ := bytes.Cut(d.text[d.lines[max(1, at.Line)-1]:], []byte("\n"))
+	return string(line)
+}
 
 // around is the text from the last line with a key in front of at to the end of the line of at, as far as a broken
 // document tells.

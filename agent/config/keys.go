@@ -203,7 +203,8 @@ func certificateKeys() []key {
 	outputs := rows("outputs", text("format", "fullchain"), text("path", "/etc/mosquitto/certs/gateway.pem"),
 		text("owner", "mosquitto"), text("group", "mosquitto"), text("mode", "0640"),
 		text("password_file", "/etc/certagent/p12-password"))
-	outputs.example = `[{ format = "fullchain", path = "/etc/mosquitto/certs/gateway.pem" }]`
+	renewal := table("auto_renew", renewKeys()...).as("auto_renew")
+	renewal.advice = "write auto_renew = { enabled = false } to have it never renewed by threshold"
 	return join([]key{
 		text("method", "est"),
 		text("common_name", "gateway-7"), subject,
@@ -218,7 +219,7 @@ func certificateKeys() []key {
 		own(text("timeout", "60s")),
 	}, authKeys(), []key{
 		{name: "expiry_days", use: passedOver},
-		table("auto_renew", renewKeys()...).as("auto_renew"),
+		renewal,
 		own(text("group", "mosquitto")),
 		own(text("key_mode", "0640")),
 		own(outputs),

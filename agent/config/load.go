@@ -180,6 +180,9 @@ const (
 // read fills the Config from the merged document.
 func (c *Config) read(root part, d Defaults) {
 	c.StateDir = root.directory("state_dir", d.StateDir, "/var/lib/certagent")
+	if c.StateDir == "/" {
+		root.fail("state_dir", "is the root of all directories", "give certagent a directory of its own")
+	}
 	c.RunDir = root.directory("run_dir", d.RunDir, defaultRunDir)
 	log := root.sub("log")
 	c.Log = Log{

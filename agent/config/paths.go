@@ -135,6 +135,9 @@ func (p part) estURL(name string) *url.URL {
 	return u
 }
 
+// neverInHost are the characters that a URL can have in its host and that no server's name has: <host> is a blank to fill in.
+const neverInHost = "<>\"!$&'()*+,;=~"
+
 // httpsURL is an https URL without user, query or fragment; nil if the key is missing or after reporting a mistake.
 func (p part) httpsURL(name string) *url.URL {
 	s, ok := p.str(name)
@@ -148,7 +151,7 @@ func (p part) httpsURL(name string) *url.URL {
 	case u.Scheme == "http":
 		p.fail(name, "would send logins and certificates in the clear",
 			`write it with "https://" (RFC 7030 section 3.3)`)
-	case u.Scheme != "https" || u.Opaque != "" || u.Hostname() == "":
+	case u.Scheme != "https" || u.Opaque != "" || u.Hostname() == "" || strings.ContainsAny(u.Hostname(), neverInHost):
 		p.fail(name, "is no https URL with a host", `write "https://host[:port]/path"`)
 	case strings.HasSuffix(u.Host, ":") || u.Port() != "" && !isPort(u.Port()):
 		p.fail(name, "has no port between 1 and 65535", `write "https://host[:port]/path"`)

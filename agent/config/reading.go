@@ -75,8 +75,12 @@ func (r *reading) wrongType(v *node, path []string, row key) {
 	switch {
 	case row.advice != "":
 		e.Hint = row.advice
+	case row.types == kindArray && row.under != nil:
+		e.Hint = "write [[" + dotted(path) + "]] above the keys of each"
 	case row.example != "":
 		e.Hint = "write " + dotted(path[len(path)-1:]) + " = " + row.example
+	case row.types == kindTable:
+		e.Hint = "write [" + dotted(path) + "] above its keys"
 	}
 	r.errs = append(r.errs, e)
 }
