@@ -30,7 +30,7 @@ func (p *probes) state() []*Result {
 	case errors.Is(p.StoreError, fs.ErrNotExist):
 		return []*Result{skipped(id, p.StateDir, "there is none yet: the agent makes it when it starts")}
 	case p.StoreError != nil:
-		return []*Result{failed(id, p.StateDir, p.StoreError.Error(), "it must belong to the user that the agent runs as")}
+		return []*Result{failed(id, p.StateDir, p.StoreError.Error(), "it must be a directory that belongs to the user that the agent runs as, and in which nobody else may write")}
 	}
 	if err := p.Store.Safe(); err != nil {
 		return []*Result{failed(id, p.StateDir, err.Error(), "look at the state directory's owner and mode")}

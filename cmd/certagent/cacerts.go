@@ -47,12 +47,7 @@ nothing was accepted for --out; 2 usage.`,
 		Example: `  certagent cacerts est.example.com:8085
   certagent cacerts est.example.com:8085 --fingerprint 9f:86:d0:81:... \
       --out /etc/certagent/trust/est.pem`,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return misused(&hint{fmt.Errorf("%s: no URL", c.CommandPath()), c.CommandPath() + " --help says how it is used"})
-			}
-			return atMost(1)(c, args)
-		},
+		Args: one("of which server?", "certagent cacerts --help says how it is used"),
 		RunE: func(c *cobra.Command, args []string) error {
 			// net/http prints through the standard logger what a server sends out of turn, and nobody has looked at that.
 			stdlog.SetOutput(io.Discard)

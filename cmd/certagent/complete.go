@@ -28,6 +28,7 @@ var (
 func (p *program) completionCommand() *cobra.Command {
 	scripts := map[string][]byte{"bash": forBash, "zsh": forZsh, "fish": forFish}
 	shells := slices.Sorted(maps.Keys(scripts))
+	oneOf := "one of " + strings.Join(shells, ", ")
 	return &cobra.Command{
 		Use:   "completion SHELL",
 		Short: "print a script that completes certagent's command lines",
@@ -42,16 +43,11 @@ Exit codes: 0 printed, 1 failed, 2 usage.`,
   certagent completion fish > /etc/fish/completions/certagent.fish
   source <(certagent completion bash)`,
 		ValidArgs: shells,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return misused(&hint{fmt.Errorf("%s: for which shell?", c.CommandPath()), "one of " + strings.Join(shells, ", ")})
-			}
+		Args:      one("for which shell?", oneOf),
+		RunE: func(c *cobra.Command, args []string) error {
 			if scripts[args[0]] == nil {
-				return misused(&hint{fmt.Errorf("%s: there is none for %q", c.CommandPath(), args[0]), "one of " + strings.Join(shells, ", ")})
+				return misused(&hint{fmt.Errorf("%s: there is none for %q", nameOf(c), args[0]), oneOf})
 			}
-			return atMost(1)(c, args)
-		},
-		RunE: func(_ *cobra.Command, args []string) error {
 			_, err := p.stdout.Write(scripts[args[0]])
 			return err
 		},

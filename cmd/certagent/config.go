@@ -36,8 +36,11 @@ file, line and column. FILE stands for --config FILE. It writes nothing and dial
 Exit codes: 0 it loads, perhaps with warnings; 1 failed; 2 usage, or there is a mistake.`,
 		Example: "  certagent config check\n  certagent config check ./new-config.toml",
 		Args:    atMost(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
+				if c.Flags().Changed("config") {
+					return misused(&hint{fmt.Errorf("%s: FILE and --config are both given", nameOf(c)), "name the file once"})
+				}
 				p.configFile = args[0]
 			}
 			cfg, err := p.load()

@@ -40,15 +40,10 @@ control socket, which only root and the agent's user can make.
 
 Exit codes: 0 taken over, 1 refused or failed, 2 usage or configuration.`,
 		Example: "  certagent import device-id --cert device-id.pem --key device-id.key.pem",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return misused(&hint{errors.New("import: as which certificate?"), "certagent status lists those of the configuration"})
-			}
-			return atMost(1)(c, args)
-		},
+		Args:    one("as which certificate?", "certagent status lists those of the configuration"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if cert == "" || key == "" {
-				return misused(&hint{errors.New("import needs --cert and --key"), "certagent import --help says more"})
+				return misused(&hint{errors.New("import: --cert and --key are needed"), "certagent import --help says more"})
 			}
 			return p.importPair(c.Context(), args[0], cert, key, replace)
 		},

@@ -82,7 +82,7 @@ func TestImport(t *testing.T) {
 			}
 			take := func(args ...string) told { return g.tell(append([]string{"import"}, args...)...) }
 			take("mqt", "--cert", cert, "--key", key).want(t, 2, "", `there is no certificate "mqt"\n.*did you mean mqtt`)
-			take("mqtt", "--cert", cert).want(t, 2, "", `import needs --cert and --key`)
+			take("mqtt", "--cert", cert).want(t, 2, "", `import: --cert and --key are needed`)
 			take("mqtt", "--cert", other, "--key", key).want(t, 1, "", `old-name.key is not the key of .*another.pem`)
 			take("mqtt", "--cert", key, "--key", key).want(t, 1, "", `no PEM certificate`)
 			take("mqtt", "--cert", cert, "--key", cert).want(t, 1, "", `holds no private key`)

@@ -43,7 +43,7 @@ func newLogging(stderr io.Writer) *logging {
 	l := &logging{stderr: outlet{to: stderr}, own: jsonLog, form: jsonLog}
 	switch {
 	case isTerminal(stderr):
-		l.own, l.colours = consoleLog, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		l.own, l.colours = consoleLog, lookOf(stderr, os.Getenv).Colour
 	case isJournal(stderr, os.Getenv("JOURNAL_STREAM")):
 		l.own, l.journal = journalLog, newJournal(journalSocket)
 	}

@@ -37,7 +37,20 @@ func unknownCommand(c *cobra.Command, name string) error {
 
 // unexpected refuses an argument that the command has no use for.
 func unexpected(c *cobra.Command, arg string) error {
-	return misused(&hint{fmt.Errorf("%s: unexpected argument %q", c.CommandPath(), arg), c.CommandPath() + " --help says how it is used"})
+	return misused(&hint{fmt.Errorf("%s: unexpected argument %q", nameOf(c), arg), c.CommandPath() + " --help says how it is used"})
+}
+
+// nameOf is what a command is called, without the program's, which stands in front of every message.
+func nameOf(c *cobra.Command) string { return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ") }
+
+// one asks for the argument that is missing, and refuses more than one.
+func one(question, try string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return misused(&hint{fmt.Errorf("%s: %s", nameOf(c), question), try})
+		}
+		return atMost(1)(c, args)
+	}
 }
 
 // atMost refuses more than n arguments.

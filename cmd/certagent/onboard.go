@@ -40,7 +40,10 @@ func (p *program) onboard(ctx context.Context, order control.Onboarding, timeout
 	if err := waitable(timeout); err != nil {
 		return err
 	}
-	cfg, _ := p.load() // a running agent needs no configuration that loads
+	cfg, err := p.named()
+	if err != nil {
+		return err
+	}
 	client := p.client(cfg)
 	defer client.Close()
 	if _, err := p.reach(ctx, client, cfg); err != nil {

@@ -18,7 +18,7 @@ func (p *program) reloadCommand() *cobra.Command {
 		Long: `reload does what SIGHUP does, and waits for it: for ExecReload=. A configuration that does not load is said with
 every mistake, and changes nothing: the agent goes on with the one that it has.
 
-Exit codes: 0 loaded, 1 failed, 2 the configuration is wrong.`,
+Exit codes: 0 loaded, 1 failed, 2 usage, or the configuration is wrong.`,
 		Example: "  certagent reload",
 		Args:    atMost(0),
 		RunE:    func(c *cobra.Command, _ []string) error { return p.reload(c.Context()) },

@@ -34,6 +34,9 @@ With --wait it tells of each certificate when it was issued, also if the agent i
 Exit codes: 0 asked for (with --wait: issued), 1 refused, failed or not done in time, 2 usage.`,
 		Example: "  certagent renew\n  certagent renew --wait mqtt\n  certagent renew --new-key --wait device-id",
 		RunE: func(c *cobra.Command, ids []string) error {
+			if c.Flags().Changed("timeout") && !wait {
+				return misused(&hint{errors.New("renew: --timeout is for --wait"), "without --wait nothing is waited for"})
+			}
 			order.IDs = ids
 			return p.renew(c.Context(), order, wait, timeout)
 		},
@@ -41,7 +44,7 @@ Exit codes: 0 asked for (with --wait: issued), 1 refused, failed or not done in 
 	c.Flags().BoolVar(&order.NewKey, "new-key", false, "with a new key, whatever rotate_key says; includes --discard")
 	c.Flags().BoolVar(&order.Discard, "discard", false, "drop a request that waits for approval, and an older wish for a new key")
 	c.Flags().BoolVar(&wait, "wait", false, "show progress, and what came of it")
-	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "how long to wait at most")
+	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "with --wait: how long to wait at most")
 	return c
 }
 

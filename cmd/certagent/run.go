@@ -159,7 +159,7 @@ func badStateDir(err error) error {
 	case errors.Is(err, store.ErrLocked):
 		return &hint{err, "one agent at a time; the running one obeys certagent renew and certagent reload"}
 	case errors.Is(err, store.ErrUnsafe), errors.Is(err, fs.ErrPermission):
-		return &hint{err, "it must belong to the user that the agent runs as: chown it, or name another with state_dir"}
+		return &hint{err, "it must belong to the user that the agent runs as, and nobody else may write in it; state_dir names another"}
 	}
 	return err
 }

@@ -29,12 +29,7 @@ state directory while none answers, and needs no right to read the configuration
 Exit codes: 0 valid; at the timeout that of certagent status for this certificate (3 expired, 5 key mismatch,
 7 missing, 6 not yet valid), or 1; 2 usage.`,
 		Example: "  certagent wait mqtt\n  ExecStartPre=certagent wait --timeout 2m mqtt",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return misused(&hint{errors.New("wait: which certificate?"), "certagent status lists them"})
-			}
-			return atMost(1)(c, args)
-		},
+		Args:    one("for which certificate?", "certagent status lists them"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.wait(c.Context(), args[0], timeout)
 		},
