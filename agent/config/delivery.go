@@ -75,6 +75,11 @@ func (p part) commands(name string) (cmds [][]string) {
 			p.failAt(cmd.list[0], name, "is no absolute path of a program",
 				"no shell looks it up: write the whole path")
 		default:
+			if len(cmd.list) == 1 && strings.Contains(cmd.list[0].text, " ") { // not repeated: a password may be among the words
+				p.r.warns = append(p.r.warns, Warning{Place: cmd.list[0].at, Key: p.key(name),
+					Text: "is the path of one program, blanks and all: there is no shell to split it",
+					Hint: `write each word by itself: ["/usr/bin/logger", "renewed"]`})
+			}
 			words := make([]string, len(cmd.list))
 			for i, w := range cmd.list {
 				words[i] = w.text

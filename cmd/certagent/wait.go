@@ -22,7 +22,8 @@ func (p *program) waitCommand() *cobra.Command {
 		Use:   "wait ID",
 		Short: "wait until a certificate is valid",
 		Long: `wait returns when the certificate can be used and its outputs were written: for ExecStartPre= of a service that
-needs it. Hooks are not waited for, as one of them may start that very service. Outputs of a certificate that a cloud is
+needs it. An output that was written before and now cannot be replaced is not waited for, nor are hooks, as one of them may
+start that very service. Outputs of a certificate that a cloud is
 to know wait for that, five minutes at most: where the cloud may be away, say --timeout 6m. It asks the agent, or looks at the
 state directory while none answers, and needs no right to read the configuration.
 
@@ -118,8 +119,13 @@ func usable(s status.Snapshot, id string, all bool) (bool, error) {
 	case c.State == status.Unmanaged:
 		return false, misused(fmt.Errorf("%s is not in the configuration any more, and nobody renews it", id))
 	}
-	pending := slices.ContainsFunc(c.Outputs, func(o status.Output) bool { return o.State == "pending" })
-	return serves(c) && !pending, nil
+	return serves(c) && !slices.ContainsFunc(c.Outputs, lacking), nil
+}
+
+// lacking tells that a consumer cannot read an output yet: it is about to be written, or never could be. One that cannot be
+// replaced is there: whoever starts meanwhile is better off with the certificate before.
+func lacking(o status.Output) bool {
+	return o.State == "pending" || o.State == "failed" && o.Written.IsZero()
 }
 
 // waitsFor says why a consumer cannot begin yet; unanswered is why the agent was not asked, nil if it was.
@@ -131,6 +137,9 @@ func waitsFor(s status.Snapshot, id string, unanswered error) string {
 		why = "nothing is known of it yet"
 	case serves(c):
 		why += ", and its outputs are not written yet"
+		if i := slices.IndexFunc(c.Outputs, func(o status.Output) bool { return lacking(o) && o.Error != "" }); i >= 0 {
+			why += ": " + c.Outputs[i].Error
+		}
 		if o := c.Onboarding; o != nil && !o.HoldsUntil.IsZero() {
 			why += ": they wait for the cloud, until " + o.HoldsUntil.Local().Format(time.TimeOnly) + " at most"
 		}

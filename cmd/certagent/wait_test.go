@@ -54,6 +54,37 @@ func TestWait(t *testing.T) {
 	g.tell("wait", "--timeout", "0s", "mqtt").want(t, status.ExitMissing, "", `(?s)^1 certificate: 1 missing.*\nID .*mqtt  missing .*certagent: mqtt cannot be used after 0s: missing\n$`)
 }
 
+// TestWaitForAnOutput: a certificate whose output could never be written is not there for its consumer; one whose output cannot
+// be replaced is, with the certificate before.
+func TestWaitForAnOutput(t *testing.T) {
+	t.Parallel()
+	s := esttest.New(t, esttest.Options{})
+	g := newGateway(t)
+	g.configure(served(s) + outputsFor(g, "cert"))
+	failed := func(c status.Certificate) bool { return len(c.Outputs) == 1 && c.Outputs[0].State == "failed" }
+	g.start()
+	g.until("the output has failed", func() bool { return failed(g.certificate("mqtt")) })
+	if said := waitsFor(g.status(), "mqtt", nil); !strings.HasSuffix(said, "written yet: write "+g.path("out", "cert")+": the directory "+g.path("out")+" does not exist") {
+		t.Error(said)
+	}
+	g.tell("wait", "--timeout", "0s", "mqtt").want(t, 1, "", `(?s)output-refused: .*mqtt cannot be used after 0s: valid\n$`)
+	if err := os.Mkdir(g.path("out"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	g.tell("reload").want(t, 0, "", "")
+	g.until("the output is written", func() bool { return !failed(g.certificate("mqtt")) })
+	g.tell("wait", "mqtt").want(t, 0, "", "")
+	if _, err := os.Stat(g.path("out", "cert")); err != nil {
+		t.Error(err)
+	}
+	if err := os.Rename(g.path("out"), g.path("elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	g.tell("renew", "--wait", "mqtt").want(t, 0, `issued`, "")
+	g.until("it has failed again", func() bool { return failed(g.certificate("mqtt")) })
+	g.tell("wait", "--timeout", "0s", "mqtt").want(t, 0, "", "")
+}
+
 // TestDirectoriesOfAConsumer: in the unit of a consumer systemd hands over the consumer's own directories (StateDirectory=), which
 // are not the agent's unless an agent has made them so.
 func TestDirectoriesOfAConsumer(t *testing.T) {
