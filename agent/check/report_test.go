@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"certagent/agent/golden"
+	"certagent/agent/status"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew; look at the difference before you keep it")
@@ -29,7 +30,7 @@ func every() Report {
 		made := []*Result{
 			ok(k.ID, subjects[k.Area], "it is as it should be"),
 			warning(k.ID, subjects[k.Area], "it works, and will not do so for ever, unless somebody sees to it soon enough", "see to it"),
-			failed(k.ID, subjects[k.Area], "a server said \x1b[2J no", "chgrp certagent /etc/certagent/bootstrap/key.pem and chmod 0640 /etc/certagent/bootstrap/key.pem"),
+			failed(k.ID, subjects[k.Area], "a server said \x1b[2J\u009b2J ünd no", "chgrp certagent /etc/certagent/bootstrap/key.pem and chmod 0640 /etc/certagent/bootstrap/key.pem"),
 			skipped(k.ID, subjects[k.Area], needsRoot),
 		}[i%4]
 		results = append([]*Result{made}, results...)
@@ -40,13 +41,13 @@ func every() Report {
 
 func TestFaces(t *testing.T) {
 	var text, json, coloured bytes.Buffer
-	if err := every().WriteText(&text, false); err != nil {
+	if err := every().WriteText(&text, status.Look{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := every().WriteJSON(&json); err != nil {
 		t.Fatal(err)
 	}
-	if err := every().WriteText(&coloured, true); err != nil {
+	if err := every().WriteText(&coloured, status.Look{Colour: true}); err != nil {
 		t.Fatal(err)
 	}
 	golden.Match(t, "testdata/every.txt", text.Bytes(), *update)
@@ -56,8 +57,18 @@ func TestFaces(t *testing.T) {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
-	if strings.Contains(text.String(), "\x1b") {
-		t.Error("what a server said moves the cursor")
+	for _, face := range []string{text.String(), json.String()} {
+		if strings.ContainsAny(face, "\x1b\u009b") {
+			t.Error("what a server said moves the cursor")
+		}
+	}
+	if strings.Contains(text.String(), "ü") {
+		t.Error("a terminal that does not understand UTF-8 gets it")
+	}
+	var wide bytes.Buffer
+	if err := every().WriteText(&wide, status.Look{Columns: 120, Unicode: true}); err != nil || !strings.Contains(wide.String(), "ünd no") ||
+		strings.Count(wide.String(), "\n") >= strings.Count(text.String(), "\n") {
+		t.Errorf("%v:\n%s", err, wide.String())
 	}
 	plain := coloured.String()
 	for _, code := range []string{"32", "33", "31", "36", "0"} {

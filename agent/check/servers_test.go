@@ -309,7 +309,7 @@ func shown(t *testing.T, all []*Result) string {
 	var r Report
 	r.assemble(all)
 	var b strings.Builder
-	if err := r.WriteText(&b, false); err != nil {
+	if err := r.WriteText(&b, status.Look{Unicode: true}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()

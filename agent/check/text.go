@@ -1,7 +1,6 @@
 package check
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -12,15 +11,11 @@ import (
 
 // WriteJSON writes the Report for machines, in the order of the types; docs/check.md lists the fields.
 func (r Report) WriteJSON(w io.Writer) error {
-	out := json.NewEncoder(w)
-	out.SetEscapeHTML(false)
-	out.SetIndent("", "  ")
-	return out.Encode(r)
+	return status.WriteJSON(w, r)
 }
 
-// WriteText writes the Report for people, in 80 columns but for words that are longer: the results by area and subject, the
-// hints, and a summary. With colour the verdicts are coloured as terminals do it (ECMA-48).
-func (r Report) WriteText(w io.Writer, colour bool) error {
+// WriteText writes the Report for people: the results by area and subject, the hints, and a summary.
+func (r Report) WriteText(w io.Writer, look status.Look) error {
 	var b strings.Builder
 	area, subject := "", ""
 	for _, c := range r.Checks {
@@ -32,10 +27,10 @@ func (r Report) WriteText(w io.Writer, colour bool) error {
 			area, subject = c.Area, ""
 		}
 		if c.Subject != subject {
-			status.Wrap(&b, "  ", "  ", c.Subject)
+			look.Wrap(&b, "  ", "  ", c.Subject)
 			subject = c.Subject
 		}
-		writeResult(&b, c, colour)
+		writeResult(&b, c, look)
 	}
 	if len(r.Checks) > 0 {
 		b.WriteByte('\n')
@@ -47,17 +42,17 @@ func (r Report) WriteText(w io.Writer, colour bool) error {
 
 const indent = "             "
 
-func writeResult(b *strings.Builder, c *Result, colour bool) {
+func writeResult(b *strings.Builder, c *Result, look status.Look) {
 	var line strings.Builder
 	verdict := fmt.Sprintf("%-8s", c.Verdict)
-	status.Wrap(&line, "    "+verdict+" ", indent, c.ID+": "+c.Text)
+	look.Wrap(&line, "    "+verdict+" ", indent, c.ID+": "+c.Text)
 	text := line.String()
-	if colour {
+	if look.Colour {
 		text = strings.Replace(text, verdict, c.Verdict.coloured()+verdict[len(c.Verdict):], 1)
 	}
 	b.WriteString(text)
 	if c.Hint != "" {
-		status.Wrap(b, indent+"hint: ", indent, c.Hint)
+		look.Wrap(b, indent+"hint: ", indent, c.Hint)
 	}
 }
 

@@ -13,15 +13,18 @@ import (
 
 // WriteJSON writes the Snapshot for machines: the fields in the order of the types, which docs/status-json.md explains. Times
 // are in RFC 3339; lists are never null. Characters that a terminal might obey are escaped.
-func (s Snapshot) WriteJSON(w io.Writer) error {
+func (s Snapshot) WriteJSON(w io.Writer) error { return WriteJSON(w, s.complete()) }
+
+// WriteJSON writes v as all commands write JSON: indented, and harmless to a terminal.
+func WriteJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	out := json.NewEncoder(&b)
 	out.SetEscapeHTML(false)
 	out.SetIndent("", "  ")
-	if err := out.Encode(s.complete()); err != nil {
+	if err := out.Encode(v); err != nil {
 		return err
 	}
-	_, err := w.Write(harmless(b.Bytes()))
+	_, err := w.Write(HarmlessJSON(b.Bytes()))
 	return err
 }
 
@@ -43,14 +46,18 @@ func list[T any](l []T) []T {
 	return l
 }
 
-// harmless is JSON in which all that is not printable stands in \u escapes (RFC 8259, section 7): package json leaves those of
-// C1 and those that turn the direction of writing as they are. Outside of strings JSON has no such characters.
-func harmless(text []byte) []byte {
-	out := make([]byte, 0, len(text))
+// HarmlessJSON is JSON in which all that is not printable stands in \u escapes (RFC 8259, section 7), so that it can neither move
+// a terminal's cursor nor turn the direction of writing: those who make JSON escape no more than they must. Outside of strings JSON
+// has no such characters but line breaks.
+func HarmlessJSON(text []byte) []byte {
+	if !slices.ContainsFunc(text, func(b byte) bool { return b >= 0x7f }) {
+		return text
+	}
+	out := make([]byte, 0, len(text)+32)
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {
-		case r == '\n' || unicode.IsPrint(r):
+		case r == '\n' || unicode.IsPrint(r) && r != utf8.RuneError:
 			out = append(out, text[:n]...)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)

@@ -103,10 +103,10 @@ func (p *page) say(first, indent string, words ...word) {
 	p.WriteByte('\n')
 }
 
-// Wrap writes first and text to b, in lines of at most 80 columns of which all but the first begin with indent. A word is broken
-// only where it is longer than a line. What a terminal could obey is replaced.
-func Wrap(b *strings.Builder, first, indent, text string) {
-	p := newPage(Look{Unicode: true})
+// Wrap writes first and text to b, in lines as wide as l says of which all but the first begin with indent. A word is broken only
+// where it is longer than a line. What a terminal could obey is replaced.
+func (l Look) Wrap(b *strings.Builder, first, indent, text string) {
+	p := newPage(l)
 	p.say(first, indent, p.words(text)...)
 	b.WriteString(p.String())
 }

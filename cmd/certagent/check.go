@@ -80,7 +80,7 @@ func (p *program) check(ctx context.Context, ids []string, o check.Options, asJS
 	if asJSON {
 		err = report.WriteJSON(p.stdout)
 	} else {
-		err = report.WriteText(p.stdout, p.colours())
+		err = report.WriteText(p.stdout, lookOf(p.stdout, os.Getenv))
 	}
 	switch {
 	case err != nil:
@@ -182,9 +182,4 @@ func choosing(o *check.Options, ids []string) error {
 	}
 	o.Snapshot.Certificates = said
 	return nil
-}
-
-// colours tells whether stdout shows colours: a terminal, whose user has not asked for none (https://no-color.org).
-func (p *program) colours() bool {
-	return lookOf(p.stdout, os.Getenv).Colour
 }

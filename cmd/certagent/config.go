@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"certagent/agent/config"
+	"certagent/agent/status"
 )
 
 func (p *program) configCommand() *cobra.Command {
@@ -48,7 +49,7 @@ Exit codes: 0 it loads, perhaps with warnings; 1 failed; 2 usage, or there is a 
 				return badConfig(err)
 			}
 			for _, w := range append(cfg.Warnings, cfg.CheckFiles()...) {
-				fmt.Fprintf(p.stderr, "certagent: warning: %s\n", w)
+				fmt.Fprintf(p.stderr, "certagent: warning: %s\n", status.Printable(w.String()))
 			}
 			_, err = fmt.Fprintf(p.stdout, "%s: well, %s\n", p.configFile, certificates(cfg))
 			return err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"certagent/agent/status"
 )
 
 // aziotHeader says where the fragment goes: what stands in the wrong place IoT Edge passes over without a word.
@@ -40,7 +42,7 @@ Exit codes: 0 printed, 1 failed, 2 usage, or the configuration is wrong or lacks
 				return misused(&hint{err, "certagent help config aziot says what is needed, certagent-config.toml(5) how to write it"})
 			}
 			for _, a := range advice {
-				fmt.Fprintf(p.stderr, "certagent: warning: %s\n", a)
+				fmt.Fprintf(p.stderr, "certagent: warning: %s\n", status.Printable(a))
 			}
 			_, err = fmt.Fprintf(p.stdout, aziotHeader+"%s", fragment)
 			return err

@@ -7,13 +7,12 @@ import (
 	"os"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"certagent/agent/config"
+	"certagent/agent/status"
 )
 
 // journalLog is where it goes when format is auto and stderr is the journal's; the configuration cannot ask for it.
@@ -99,7 +98,7 @@ func lostLines(n int) []byte {
 
 // put reports whether somebody took line.
 func (l *logging) put(line []byte) bool {
-	out := asciiJSON(line)
+	out := status.HarmlessJSON(line)
 	switch l.form {
 	case consoleLog:
 		if e, err := parseLogLine(line); err == nil {
@@ -125,31 +124,4 @@ func isJournal(stream any, says string) bool {
 	}
 	var is unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &is) == nil && says == fmt.Sprintf("%d:%d", is.Dev, is.Ino)
-}
-
-// asciiJSON is a line of JSON in which everything that could move a terminal's cursor, colour it, or turn the direction of a text
-// is escaped: zerolog escapes no more than JSON must have.
-func asciiJSON(line []byte) []byte {
-	harmless := true
-	for _, b := range line {
-		harmless = harmless && b < 0x7f
-	}
-	if harmless {
-		return line
-	}
-	out := make([]byte, 0, len(line)+32)
-	for len(line) > 0 {
-		r, n := utf8.DecodeRune(line)
-		switch {
-		case r == '\n' || unicode.IsPrint(r) && r != utf8.RuneError:
-			out = append(out, line[:n]...)
-		case r > 0xffff:
-			r -= 0x10000
-			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-		line = line[n:]
-	}
-	return out
 }

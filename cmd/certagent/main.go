@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stderr, "certagent: %s\n", status.Printable(strings.TrimSuffix(line, "\n")))
 		}
 		if h, ok := errors.AsType[*hint](err); ok {
-			fmt.Fprintf(stderr, "certagent: hint: %s\n", h.text)
+			fmt.Fprintf(stderr, "certagent: hint: %s\n", status.Printable(h.text))
 		}
 	}
 	return code

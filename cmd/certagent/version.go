@@ -1,12 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"certagent/agent/status"
 )
 
 func (p *program) versionCommand() *cobra.Command {
@@ -51,10 +52,5 @@ func (p *program) printVersionJSON() error {
 		OS        string    `json:"os"`
 		Arch      string    `json:"arch"`
 	}{1, version, built().UTC(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
-	text, err := json.MarshalIndent(about, "", "  ")
-	if err != nil {
-		return failed(err)
-	}
-	_, err = fmt.Fprintf(p.stdout, "%s\n", text)
-	return err
+	return status.WriteJSON(p.stdout, about)
 }

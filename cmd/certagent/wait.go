@@ -125,7 +125,7 @@ func usable(s status.Snapshot, id string, all bool) (bool, error) {
 // lacking tells that a consumer cannot read an output yet: it is about to be written, or never could be. One that cannot be
 // replaced is there: whoever starts meanwhile is better off with the certificate before.
 func lacking(o status.Output) bool {
-	return o.State == "pending" || o.State == "failed" && o.Written.IsZero()
+	return o.State == status.Pending || o.State == status.Failed && o.Written.IsZero()
 }
 
 // waitsFor says why a consumer cannot begin yet; unanswered is why the agent was not asked, nil if it was.
