@@ -85,8 +85,8 @@ func (p *probes) namedFile(f *config.NamedFile) []*Result {
 		r.Text += " (" + f.Key + " at " + f.Place.String() + ")"
 	}
 	all := []*Result{r}
-	if err != nil {
-		return all
+	if err != nil || !w.End.Mode.IsRegular() {
+		return all // of a directory that stands where a key should nobody is to be told to close it
 	}
 	if f.Secret {
 		all = append(all, p.User.private("file-private", f.Path, w))

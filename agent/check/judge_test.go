@@ -5,11 +5,13 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io/fs"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"certagent/agent"
+	"certagent/agent/config"
 	"certagent/agent/hook"
 	"certagent/agent/status"
 )
@@ -229,6 +231,15 @@ func TestPrivate(t *testing.T) {
 		if r := u.private("file-private", "/key", Way{End: tc.file}); r.Verdict != tc.want {
 			t.Errorf("%s: %s (%s), want %s", tc.name, r.Verdict, r.Text, tc.want)
 		}
+	}
+}
+
+// TestDirectoryForAFile: of a directory that is named where a key should be no more is said than that.
+func TestDirectoryForAFile(t *testing.T) {
+	p := &probes{Options: Options{User: UserOf(os.Getuid(), os.Getgid())}}
+	all := p.namedFile(&config.NamedFile{Path: t.TempDir(), Secret: true})
+	if len(all) != 1 || all[0].ID != "file-readable" || all[0].Verdict != Failed || all[0].Hint != "name a file" {
+		t.Errorf("%+v", all)
 	}
 }
 

@@ -40,7 +40,7 @@ func (f namedFile) look() (text, hint string) {
 	case err != nil:
 		return "cannot look at " + f.path + ": " + errors.Unwrap(err).Error(), ""
 	case !info.Mode().IsRegular():
-		return f.path + " is no regular file", ""
+		return f.path + " is no regular file", "name a file"
 	case f.config && info.Mode()&0o004 != 0:
 		return "everybody may read " + f.path + ", which holds this password", "chmod o= " + f.path
 	case f.secret && info.Mode()&0o004 != 0:
