@@ -181,7 +181,7 @@ const (
 func (c *Config) read(root part, d Defaults) {
 	c.StateDir = root.directory("state_dir", d.StateDir, "/var/lib/certagent")
 	if c.StateDir == "/" {
-		root.fail("state_dir", "is the root of all directories", "give certagent a directory of its own")
+		root.fail("state_dir", "is the root of all directories", "name a directory that nobody else uses")
 	}
 	c.RunDir = root.directory("run_dir", d.RunDir, defaultRunDir)
 	log := root.sub("log")
