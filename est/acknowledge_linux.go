@@ -34,3 +34,10 @@ func (c *promptConn) Read(p []byte) (int, error) {
 	c.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
 	return c.Conn.Read(p)
 }
+
+// pending reports whether a Read would not wait: there is something to read, or the end.
+func (c *promptConn) pending() bool {
+	n := 0
+	c.raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
+	return n > 0
+}

@@ -13,22 +13,19 @@ type quietConn struct {
 	net.Conn
 	meter *meter
 
-	mu    sync.Mutex    // guards what follows
-	quiet bool          // a Read waits for the network, or there is nothing more to read for ever
-	ended bool          // there is nothing more to read for ever
-	grew  chan struct{} // closed when quiet becomes true; nil while nobody waits
+	mu      sync.Mutex    // guards what follows
+	reading bool          // a Read is under way that had to wait
+	ended   bool          // there is nothing more to read for ever
+	changed chan struct{} // closed when one of these has changed; nil while nobody waits
 }
 
 func (c *quietConn) Read(p []byte) (int, error) {
-	c.set(true, false) // who has something left does not read on
+	if !c.pending() {
+		c.set(true, false) // who has something left does not read on
+	}
 	n, err := c.Conn.Read(p)
 	c.meter.received.Add(int64(n))
-	switch {
-	case err != nil:
-		c.set(true, true)
-	case n > 0:
-		c.set(false, false)
-	}
+	c.set(false, err != nil)
 	return n, err
 }
 
@@ -39,39 +36,45 @@ func (c *quietConn) Write(p []byte) (int, error) {
 }
 
 func (c *quietConn) Close() error {
-	defer c.set(true, true)
+	defer c.set(false, true)
 	return c.Conn.Close()
 }
 
-func (c *quietConn) set(quiet, ended bool) {
+func (c *quietConn) set(reading, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.quiet, c.ended = quiet, c.ended || ended
-	if quiet && c.grew != nil {
-		close(c.grew)
-		c.grew = nil
+	c.reading, c.ended = reading, c.ended || ended
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
 	}
 }
 
 // awaitQuiet returns when everything that had come when it was called has been consumed, or the connection has ended, or
-// ctx has. It reports whether the connection goes on: net/http closes it before it says that it is closed.
+// ctx has. It reports whether the connection goes on: net/http closes it before it says that it is closed. (Inside the
+// TLS of a proxy nobody knows what has come before a Read returns it.)
 func (c *quietConn) awaitQuiet(ctx context.Context) bool {
 	for {
 		c.mu.Lock()
-		if c.quiet || c.ended {
-			goesOn := !c.ended
-			c.mu.Unlock()
-			return goesOn
+		if c.ended || c.reading && !c.pending() {
+			defer c.mu.Unlock()
+			return !c.ended
 		}
-		if c.grew == nil {
-			c.grew = make(chan struct{})
+		if c.changed == nil {
+			c.changed = make(chan struct{})
 		}
-		grew := c.grew
+		changed := c.changed
 		c.mu.Unlock()
 		select {
-		case <-grew:
+		case <-changed:
 		case <-ctx.Done():
 			return true
 		}
 	}
+}
+
+// pending reports whether a Read would not wait, or the one that is under way is about to return.
+func (c *quietConn) pending() bool {
+	p, ok := c.Conn.(interface{ pending() bool })
+	return ok && p.pending()
 }
