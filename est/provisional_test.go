@@ -194,11 +194,11 @@ func TestProvisionalErrors(t *testing.T) {
 			s := newServer(t)
 			s.handlers["cacerts"] = test.answer
 			s.start()
-			o := Options{URL: s.base()}
-			if test.name == "no end" {
-				o.Timeout = 300 * time.Millisecond
-			}
-			certs, err := Provisional(t.Context(), o)
+			var certs []*x509.Certificate
+			err := withLimits(test.text, func(limit time.Duration) (err error) {
+				certs, err = Provisional(t.Context(), Options{URL: s.base(), Timeout: limit})
+				return err
+			})
 			if test.name == "no end" {
 				close(returned)
 			}
