@@ -511,11 +511,15 @@ func TestLibestWorkers(t *testing.T) {
 		second.get("cacerts").want(t, 200)
 	})
 	t.Run("idle", func(t *testing.T) {
-		s := libest(t, esttest.Options{Workers: 1, WorkerIdle: time.Second})
+		const idle = 3 * time.Second
+		s := libest(t, esttest.Options{Workers: 1, WorkerIdle: idle})
 		first, second := newClient(t, s), newClient(t, s)
+		began := time.Now()
 		first.get("cacerts").want(t, 200)
-		waits(t, s).Close()
 		second.get("cacerts").want(t, 200) // the first stays open
+		if waited := time.Since(began); waited < idle {
+			t.Errorf("the second connection was served after %v, want it to wait for %v", waited, idle)
+		}
 	})
 	t.Run("five", func(t *testing.T) {
 		s := libest(t, esttest.Options{Workers: 5})
