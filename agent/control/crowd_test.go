@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"certagent/agent/control"
 	"certagent/agent/status"
@@ -55,6 +56,10 @@ func TestStuckClients(t *testing.T) {
 				return err != nil
 			})
 			continue
+		}
+		// What came before has taken its time, and a deadline that has passed is told in place of an end.
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
 		}
 		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: the connection is still open", what)

@@ -68,8 +68,9 @@ func alone(dir string) (release func()) {
 	if err != nil {
 		return func() {} // what is wrong with it is found out soon
 	}
-	for deadline := time.Now().Add(aloneWithin); time.Now().Before(deadline); time.Sleep(aloneWithin / 100) {
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+	for deadline := time.Now().Add(aloneWithin); ; time.Sleep(aloneWithin / 100) {
+		late := time.Now().After(deadline) // before the last try: on a busy machine the time may pass while nobody holds it
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); late || !errors.Is(err, unix.EWOULDBLOCK) {
 			break
 		}
 	}
@@ -126,7 +127,7 @@ func free(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return errors.New("something is there that is no socket: remove it, or name another place with run_dir")
 	}
-	c, err := net.DialTimeout("unix", path, time.Second)
+	c, err := net.Dial("unix", path) // it waits for nobody (unix(7)): a time limit would only say that this machine is busy
 	if err == nil {
 		c.Close()
 		return errors.New("another program answers there; give each agent a run_dir of its own")
