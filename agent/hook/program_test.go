@@ -185,43 +185,62 @@ func TestTheWholeTreeIsEnded(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			l := newLife(t)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			results := make(chan hook.Result, 1)
-			go func() { results <- run(ctx, time.Hour, "/bin/sh", "-c", "exec 9> "+l.path+"; "+tt.script) }()
-			l.ready(t, tt.ready)
-			began := time.Now()
-			cancel()
-			res := <-results
-			took := time.Since(began)
-			l.over(t)
-			if !errors.Is(res.Err, hook.ErrStopped) || res.Output != tt.output {
-				t.Errorf("%v, output %q", res.Err, res.Output)
+			least := time.Duration(0)
+			if tt.patient {
+				least = hook.Grace
 			}
-			if patient := took >= hook.Grace; patient != tt.patient || took > hook.Grace+time.Second {
-				t.Errorf("it took %v to end it", took)
-			}
+			takes(t, least, func() time.Duration {
+				l := newLife(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				results := make(chan hook.Result, 1)
+				go func() { results <- run(ctx, time.Hour, "/bin/sh", "-c", "exec 9> "+l.path+"; "+tt.script) }()
+				l.ready(t, tt.ready)
+				began := time.Now()
+				cancel()
+				res := <-results
+				took := time.Since(began)
+				l.over(t)
+				inTime := tt.patient || took < hook.Grace // who is too slow to obey is killed
+				if !errors.Is(res.Err, hook.ErrStopped) || inTime && res.Output != tt.output {
+					t.Errorf("%v, output %q", res.Err, res.Output)
+				}
+				return took
+			})
 		})
 	}
 }
 
+// takes expects that do never takes less than least, and that it can take less than a second more. Each time that it takes
+// longer a busy machine may be the reason, but not time after time.
+func takes(t *testing.T, least time.Duration, do func() time.Duration) {
+	t.Helper()
+	var all []time.Duration
+	for len(all) < 5 {
+		took := do()
+		if took < least {
+			t.Fatalf("it took %v, want at least %v", took, least)
+		}
+		if took < least+time.Second {
+			return
+		}
+		all = append(all, took)
+	}
+	t.Errorf("it took %v", all)
+}
+
 func TestTimeout(t *testing.T) {
 	t.Parallel()
-	l := newLife(t)
-	results := make(chan hook.Result, 1)
-	go func() {
-		results <- run(t.Context(), time.Second, "/bin/sh", "-c", "exec 9> "+l.path+"; echo begun; sh -c 'echo >&9; exec sleep infinity'")
-	}()
-	res := <-results
-	l.over(t)
-	e, is := errors.AsType[*hook.Error](res.Err)
-	if !is || e.Class != hook.ErrTimeout || errors.Is(res.Err, hook.ErrStopped) || !strings.Contains(e.Hint, "on_renew.timeout") {
-		t.Errorf("%v, hint of %+v", res.Err, e)
-	}
-	if res.Took < time.Second || res.Took > time.Second+hook.Grace {
-		t.Errorf("took %v", res.Took)
-	}
+	takes(t, time.Second, func() time.Duration {
+		l := newLife(t)
+		res := run(t.Context(), time.Second, "/bin/sh", "-c", "exec 9> "+l.path+"; echo begun; sh -c 'echo >&9; exec sleep infinity'")
+		l.over(t)
+		e, is := errors.AsType[*hook.Error](res.Err)
+		if !is || e.Class != hook.ErrTimeout || errors.Is(res.Err, hook.ErrStopped) || !strings.Contains(e.Hint, "on_renew.timeout") {
+			t.Errorf("%v, hint of %+v", res.Err, e)
+		}
+		return res.Took
+	})
 }
 
 // The agent is stopping: what has not begun does not begin.
