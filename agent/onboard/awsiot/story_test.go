@@ -341,10 +341,7 @@ func TestUntrusted(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	r := newRig(t, awstest.Options{}, jitp())
 	good := r.o.Dialer
-	gone := awstest.New(t, awstest.Options{})
-	dead := gone.Addr()
-	gone.Close()
-	r.o.Dialer = &est.Dialer{Proxy: fixed(t, "http://"+dead)}
+	r.o.Dialer = &est.Dialer{Proxy: fixed(t, "http://127.0.0.1:1")} // a port that is given to nobody who does not ask for it
 	for _, wait := range []time.Duration{10 * time.Second, 30 * time.Second, 90 * time.Second} {
 		s, err := r.try()
 		is(t, err, awsiot.ErrUnavailable, awsiot.CodeUnavailable)
