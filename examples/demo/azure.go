@@ -73,6 +73,10 @@ trusted_certs = ["file://DIR/cloud.pem"]
 	s.say("            the hub takes a message from the device with that certificate (204)")
 
 	s.say("waiting for the renewal, at half of the certificate's life")
+	// The device registers when the audience has seen what it is without.
+	seen, see := context.WithCancel(ctx)
+	defer see()
+	cloud.Next(dpstest.OpRegister, dpstest.Hang(seen))
 	second, err := a.renews(ctx, ca, first)
 	if err != nil {
 		return fmt.Errorf("renew by threshold: %w", err)
@@ -86,6 +90,7 @@ trusted_certs = ["file://DIR/cloud.pem"]
 		return err
 	}
 	s.say("            the hub does not know it, and refuses it (401), until the device has registered with it")
+	see()
 	if err := device.registered(ctx, second); err != nil {
 		return err
 	}
