@@ -165,6 +165,9 @@ func (v *victim) dies(t *testing.T, cmd *exec.Cmd, after time.Duration) bool {
 	if committed == "" {
 		committed = v.committed
 	}
+	// What another test forks now would have the lock as well, and keep it until it executes its program.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	s, err := store.Open(v.dir, store.Options{})
 	must(t, err)
 	c := certificate(t, s, "device-id")
