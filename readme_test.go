@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// strangersPatience is how long the path through the README may take at most: it builds two programs.
-const strangersPatience = 3 * time.Minute
+// strangersPatience is how long the path through the README may take at most: it builds two programs, beside other tests.
+const strangersPatience = 10 * time.Minute
 
 // allEnded is said when no program runs any more that the commands have started.
 const allEnded = "all have ended\n"
