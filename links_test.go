@@ -13,10 +13,12 @@ import (
 var (
 	linkPattern    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	headingPattern = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	fencePattern   = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
 	notInAnchor    = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// TestLinksOfPages: what a page links to in this repository is there, the heading too, and the README links to every page of docs.
+// TestLinksOfPages: what a page links to in this repository is there, the heading too, of which a page has no two alike; and the
+// README links to every page of docs.
 func TestLinksOfPages(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md").Output()
@@ -30,6 +32,11 @@ func TestLinksOfPages(t *testing.T) {
 			t.Errorf("%v", err)
 			continue
 		}
+		for anchor, n := range anchors(t, page) {
+			if n > 1 {
+				t.Errorf("%s has %d headings #%s: a link leads to the first", page, n, anchor)
+			}
+		}
 		for _, m := range linkPattern.FindAllStringSubmatch(string(text), -1) {
 			file, anchor, _ := strings.Cut(m[1], "#")
 			if strings.Contains(file, ":") {
@@ -42,7 +49,7 @@ func TestLinksOfPages(t *testing.T) {
 			}
 			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s: %s: %v", page, m[1], err)
-			} else if anchor != "" && !anchors(t, to)[anchor] {
+			} else if anchor != "" && anchors(t, to)[anchor] == 0 {
 				t.Errorf("%s: %s: %s has no such heading", page, m[1], to)
 			}
 		}
@@ -120,16 +127,16 @@ func TestContentsOfLongPages(t *testing.T) {
 	}
 }
 
-// anchors are the headings of a page, as links name them.
-func anchors(t *testing.T, page string) map[string]bool {
+// anchors are the headings of a page, as links name them, and how often there is each.
+func anchors(t *testing.T, page string) map[string]int {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := map[string]bool{}
-	for _, m := range headingPattern.FindAllStringSubmatch(string(text), -1) {
-		found[strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	found := map[string]int{}
+	for _, m := range headingPattern.FindAllStringSubmatch(fencePattern.ReplaceAllString(string(text), ""), -1) {
+		found[strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")]++
 	}
 	return found
 }
