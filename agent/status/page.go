@@ -2,7 +2,7 @@ package status
 
 import "strings"
 
-// Look says what a table is written to. The zero Look is for whatever is not known to be a terminal: 80 columns of ASCII.
+// Look says how a table is written, and to what. The zero Look is for whatever is not known to be a terminal: 80 columns of ASCII.
 type Look struct {
 	// Columns is the width of the terminal. Less than 80 counts as 80, more than 160 as 160: longer lines are hard to read.
 	Columns int
@@ -10,6 +10,8 @@ type Look struct {
 	Colour bool
 	// Unicode tells that UTF-8 is understood.
 	Unicode bool
+	// Each has every certificate and every problem told in full, however many there are.
+	Each bool
 }
 
 const (

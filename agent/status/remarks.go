@@ -7,11 +7,7 @@ import (
 	"time"
 )
 
-const (
-	fewIDs = 4 // as many are named where one problem is that of several certificates
-	// mostAlike is how many problems of one code are told in full. A server that is gone has a thousand certificates say so.
-	mostAlike = 5
-)
+const fewIDs = 4 // as many are named where one problem is that of several certificates
 
 // remark is a problem and the certificates that have it; none where it is the agent's own.
 type remark struct {
@@ -52,11 +48,12 @@ func remarksOf(own []Problem, certificates []*Certificate) (all []*remark) {
 	return all
 }
 
-// writeProblems writes each with what to do. Of that many certificates not every one is told about.
-func (p *page) writeProblems(all []*remark, certificates int, now time.Time) {
+// writeProblems writes each with what to do; unless inFull, a few of each code, and how many more there are: a server that is gone has
+// a thousand certificates say so, each with a time or a number of its own.
+func (p *page) writeProblems(all []*remark, inFull bool, now time.Time) {
 	told, untold := map[string]int{}, map[string]int{}
 	for _, r := range all {
-		if told[r.Code]++; told[r.Code] > mostAlike && certificates > many {
+		if told[r.Code]++; told[r.Code] > fewAlike && !inFull {
 			untold[r.Code]++
 			continue
 		}
@@ -74,7 +71,7 @@ func (p *page) writeProblems(all []*remark, certificates int, now time.Time) {
 			untold[r.Code] = 0
 			p.WriteByte('\n')
 			p.say("", "  ", append(p.heading(nil, Problem{Code: r.Code, Notice: r.Notice}),
-				p.words(fmt.Sprintf("%d more like these; certagent status ID shows those of one certificate", n))...)...)
+				p.words(fmt.Sprintf("%d more like these; certagent status ID shows those of one certificate, --all each", n))...)...)
 		}
 	}
 }

@@ -12,21 +12,19 @@ const (
 	barWidth     = 16 // cells of a lifetime's bar; more on a wide terminal
 	mostBarWidth = 40
 	stateWidth   = 13 // of the longest state; what another version may send is cut
-	// many is how many certificates may be shown with everything that is known of them. Where there are more, one that is
-	// well has one line.
-	many = 20
 )
 
 // WriteTable writes the Snapshot for people: how many certificates are how, each with a bar of its lifetime and what happens
-// next, the worst first, then the problems with what to do. No line is longer than look says, whatever stands in it. Times are in
-// the zone of s.Time.
+// next, the worst first, then the problems with what to do. Of more than 20 certificates those that are alike are told of together,
+// unless look has each of them. No line is longer than look says, whatever stands in it. Times are in the zone of s.Time.
 func (s Snapshot) WriteTable(w io.Writer, look Look) error {
 	p := newPage(look)
 	certificates := s.worstFirst()
 	p.say("", "  ", p.words(s.summary())...)
 	p.say("agent: ", "  ", p.words(s.agentLine())...)
-	p.writeCertificates(certificates, s)
-	p.writeProblems(remarksOf(s.Problems, certificates), len(certificates), s.Time)
+	inFull := look.Each || len(certificates) <= many
+	p.writeCertificates(alikes(certificates, look.Each), inFull, s)
+	p.writeProblems(remarksOf(s.Problems, certificates), inFull, s.Time)
 	if c := s.backedOff(certificates); c != nil {
 		p.WriteByte('\n')
 		p.say("", "  ", p.words("after a repair nobody has to wait: certagent renew "+c.ID)...)
@@ -132,11 +130,15 @@ func (s Snapshot) agentLine() string {
 	return line + ", started " + moment(s.Started, s.Time)
 }
 
-// writeCertificates writes the table itself. An id for which it has no room stands on a line of its own, since it is what
-// one types next.
-func (p *page) writeCertificates(all []*Certificate, s Snapshot) {
-	if len(all) == 0 {
+// writeCertificates writes the table itself, in which one that is well has one line unless inFull. An id for which it has no room
+// stands on a line of its own, since it is what one types next.
+func (p *page) writeCertificates(groups []*alike, inFull bool, s Snapshot) {
+	if len(groups) == 0 {
 		return
+	}
+	var all []*Certificate
+	for _, g := range groups {
+		all = append(all, g.shown...)
 	}
 	zone := "EXPIRES (" + p.clean(s.Time.Format("MST")) + ")"
 	id, state, expires := len("ID"), len("STATE"), columnsOf(zone)
@@ -153,19 +155,21 @@ func (p *page) writeCertificates(all []*Certificate, s Snapshot) {
 	}
 	p.WriteByte('\n')
 	line(padded("ID", id), padded("STATE", state), padded("LIFETIME", p.barColumns(cells)), zone)
-	for _, c := range all {
-		name := p.clean(c.ID)
-		if columnsOf(name) > id {
-			p.say("", "", word{text: name})
-			name = ""
+	for _, g := range groups {
+		for _, c := range g.shown {
+			name := p.clean(c.ID)
+			if columnsOf(name) > id {
+				p.say("", "", word{text: name})
+				name = ""
+			}
+			word := p.state(c)
+			painted := p.paint(word, stateColour(c.State)) + padded("", state-columnsOf(word))
+			line(padded(name, id), painted, p.bar(c, s.Time, cells), expiry(c, s.Time))
+			if inFull || c.State != Valid || c.Failures > 0 || trouble(c.Problems) != "" {
+				p.writeDetails(c, s, padded("", min(id, 16)+2))
+			}
 		}
-		word := p.state(c)
-		painted := p.paint(word, stateColour(c.State)) + padded("", state-columnsOf(word))
-		line(padded(name, id), painted, p.bar(c, s.Time, cells), expiry(c, s.Time))
-		if len(all) > many && c.State == Valid && c.Failures == 0 && trouble(c.Problems) == "" {
-			continue
-		}
-		p.writeDetails(c, s, padded("", min(id, 16)+2))
+		p.writeMore(g)
 	}
 }
 

@@ -1,6 +1,8 @@
 package status_test
 
 import (
+	"bytes"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -159,11 +161,70 @@ func TestColours(t *testing.T) {
 // TestWorstFirst: what somebody must look at stands above what is well.
 func TestWorstFirst(t *testing.T) {
 	got := table(t, crowd(), status.Look{})
-	if n := strings.Count(got, "\n"); n > 60+9*5+10 {
+	if n := strings.Count(got, "\n"); n > 50 {
 		t.Errorf("%d lines for 60 certificates of which 9 are not well", n)
 	}
 	if i, j := strings.Index(got, "\ndevice-57 "), strings.Index(got, "\ndevice-00 "); i < 0 || j < i {
 		t.Errorf("the expired one is not above the valid ones:\n%s", got)
+	}
+}
+
+// TestThousand: what a thousand certificates have in common is said once, with how many and which, on a screen or two; each of them
+// is there for who asks, and for programs.
+func TestThousand(t *testing.T) {
+	well, gone := everything().Certificates[0], everything().Certificates[5]
+	well.Onboarding = nil
+	failing := func(i int) status.Certificate {
+		c := gone
+		c.Problems = slices.Clone(c.Problems)
+		if i%4 == 0 { // another reason
+			c.Problems[0].Code, c.Problems[0].Text = "est-unauthorized", fmt.Sprintf("the server refused password %d", i)
+		}
+		c.Problems = append(c.Problems, status.Problem{Code: "expired", Text: fmt.Sprintf("it expired %d minutes ago", i)})
+		return c
+	}
+	for name, make := range map[string]func(int) status.Certificate{
+		"well":    func(int) status.Certificate { return well },
+		"failing": failing,
+	} {
+		s := status.Snapshot{Time: now, Running: true, Started: in(-day)}
+		for i := range 1000 {
+			c := make(i)
+			c.ID = fmt.Sprintf("device-%03d", i)
+			c.NotAfter = c.NotAfter.Add(-time.Duration(i) * time.Second) // the last ones end first
+			s.Certificates = append(s.Certificates, c)
+		}
+		short, each := table(t, s, status.Look{}), table(t, s, status.Look{Each: true})
+		if n := strings.Count(short, "\n"); n > 70 {
+			t.Errorf("%s: %d lines:\n%s", name, n, short)
+		}
+		want := map[string][]string{
+			"well": {"\ndevice-999 ", "\ndevice-998 ", "\ndevice-997 ", "\nand 997 more like these: valid (--all shows each)\n"},
+			"failing": {"\ndevice-999 ", "\nand 747 more like these: expired, est-unavailable (--all shows each)\n", "\ndevice-996 ",
+				"\nand 247 more like these: expired, est-unauthorized (--all shows each)\n",
+				"\ndevice-001, device-002, device-003 and 747 more: est-unavailable: est\n",
+				"\nest-unauthorized: 247 more like these; certagent status ID shows those of one\n  certificate, --all each\n"},
+		}
+		for _, text := range want[name] {
+			if !strings.Contains(short, text) {
+				t.Errorf("%s: there is no %q in\n%s", name, text, short)
+			}
+		}
+		var b bytes.Buffer
+		if err := s.WriteJSON(&b); err != nil {
+			t.Fatal(err)
+		}
+		for face, n := range map[string]int{
+			"--all":  len(regexp.MustCompile(`(?m)^device-\d{3} .*\n +next: `).FindAllString(each, -1)),
+			"--json": len(regexp.MustCompile(`"id": "device-\d{3}"`).FindAllString(b.String(), -1)),
+		} {
+			if n != 1000 {
+				t.Errorf("%s: %s has %d certificates in full", name, face, n)
+			}
+		}
+		if strings.Contains(each, "more like") {
+			t.Errorf("%s: not each problem is told", name)
+		}
 	}
 }
 

@@ -19,27 +19,29 @@ import (
 )
 
 func (p *program) statusCommand() *cobra.Command {
-	var asJSON bool
+	var each, asJSON bool
 	c := &cobra.Command{
 		Use:   "status [ID...]",
 		Short: "show the certificates, their problems and what happens next",
 		Long: `status shows each certificate, the worst first, with its lifetime ('#' has passed, at '|' renewal is due),
 what happens next and why, why the last try failed, and who logged in when it was issued; then each problem
-with a remedy. It asks the running agent; while none answers, or not within 3 s, it reads the state directory.
+with a remedy. Of more than 20 certificates one that is well has one line, and of those that are alike the first few
+to expire are shown. It asks the running agent; while none answers, or not within 3 s, it reads the state directory.
 It needs no right to read the configuration or the keys.
 
 Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 expired, 5 key mismatch,
 7 missing, 6 not yet valid, 4 overdue, 8 degraded (the certificate is fine, something around it is not).`,
 		Example: "  certagent status\n  certagent status --json device-id",
 		RunE: func(c *cobra.Command, ids []string) error {
-			return p.status(c.Context(), ids, asJSON)
+			return p.status(c.Context(), ids, each, asJSON)
 		},
 	}
+	c.Flags().BoolVar(&each, "all", false, "show each certificate in full, however many there are")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (schema 1)")
 	return c
 }
 
-func (p *program) status(ctx context.Context, ids []string, asJSON bool) error {
+func (p *program) status(ctx context.Context, ids []string, each, asJSON bool) error {
 	p.ofConsumer = true
 	snapshot, err := p.survey(ctx)
 	if err != nil {
@@ -53,7 +55,9 @@ func (p *program) status(ctx context.Context, ids []string, asJSON bool) error {
 	if asJSON {
 		err = snapshot.WriteJSON(p.stdout)
 	} else {
-		err = snapshot.WriteTable(p.stdout, lookOf(p.stdout, os.Getenv))
+		look := lookOf(p.stdout, os.Getenv)
+		look.Each = each || len(ids) > 0 // who names some wants to see those
+		err = snapshot.WriteTable(p.stdout, look)
 	}
 	if err != nil {
 		return failed(err)
