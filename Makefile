@@ -40,7 +40,7 @@ demo-azure: build ## its second act: watch the certificate become known to an Io
 demo-aws: build ## the same with AWS IoT, which drops a new certificate's first connection, and provisions it
 	@CGO_ENABLED=0 $(GO) run ./examples/demo -act aws -agent bin/certagent -testca bin/certagent-testca
 
-test: ## every test that needs no more than Go, make and git
+test: ## every test that needs no more than Go, make, git and bash
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m ./...
 
 # By default a program under the race detector waits for a second before it ends, so that other threads can write what they

@@ -68,6 +68,28 @@ func TestLinksOfPages(t *testing.T) {
 	}
 }
 
+// TestManualPagesThatAreNamed: where a page, a program, a unit or a script names a manual page of ours, there is one.
+func TestManualPagesThatAreNamed(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "git", "grep", "-hoIE", "--untracked", `(\\fB)?certagent[a-z.\-]*(\\fR)?\([0-9]\)`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		line = strings.NewReplacer(`\fB`, "", `\fR`, "", `\`, "", "(", ".", ")", "").Replace(strings.TrimSpace(line))
+		named[line] = true
+	}
+	for page := range named {
+		if _, err := os.Stat(filepath.Join("packaging/man", page)); err != nil {
+			t.Errorf("the manual page %s is named: %v", page, err)
+		}
+	}
+	if len(named) < 15 {
+		t.Errorf("only these manual pages are named: %v", named)
+	}
+}
+
 // TestTargets: CONTRIBUTING.md has every target that make lists, and a target that a page names exists.
 func TestTargets(t *testing.T) {
 	t.Parallel()

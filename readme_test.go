@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,6 +68,36 @@ func TestStrangersPath(t *testing.T) {
 		t.Errorf("in the end something runs, or says more: %q", said)
 	}
 	loads(t, dir, configurations)
+}
+
+// TestFigures: what the README says of size and memory is what was measured last (make footprint), rounded up.
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	read := func(file string) string {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	readme, measured := read("README.md"), read("docs/performance.md")
+	for _, c := range []struct{ row, says string }{
+		{"program, stripped, amd64, MiB", "one static program of less than %.0f MiB,"},
+		{"resident, idle, 1 certificate, MB", "MiB, %.0f MB of memory,"},
+	} {
+		m := regexp.MustCompile(`(?m)^\| ` + regexp.QuoteMeta(c.row) + ` \| ([0-9.]+) \|`).FindStringSubmatch(measured)
+		if m == nil {
+			t.Fatalf("docs/performance.md has no row %q", c.row)
+		}
+		figure, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf(c.says, math.Ceil(figure)); !strings.Contains(readme, want) {
+			t.Errorf("the README has no %q", want)
+		}
+	}
 }
 
 // loads expects that what the README says belongs into /etc/certagent/config.toml is right, with either login.
