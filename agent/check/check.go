@@ -3,7 +3,9 @@ package check
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -22,7 +24,8 @@ type Options struct {
 	Config      *config.Config
 	ConfigError error
 	StateDir    string
-	// Store is open for reading; nil where StoreError says why not (fs.ErrNotExist: an agent has never run).
+	// Store is open for reading; nil where StoreError says why not (fs.ErrNotExist: an agent has never run; os.ErrDeadlineExceeded:
+	// its file system hangs, and of Snapshot and User there is only what can be known without it).
 	Store      *store.Store
 	StoreError error
 	// Snapshot is what status shows; Asked tells that a running agent said it.
@@ -286,6 +289,8 @@ func (p *probes) running() *Result {
 	const id = "agent-running"
 	silent := stateOf(p.Snapshot.Problems, func(q *status.Problem) bool { return q.Code == "control-socket" })
 	switch {
+	case errors.Is(p.StoreError, os.ErrDeadlineExceeded):
+		return skipped(id, "", "whether one runs stands in the state directory, which hangs")
 	case p.Asked && p.Snapshot.Version != p.Version:
 		return warning(id, "", fmt.Sprintf("an agent of version %s runs, and this program is %s", p.Snapshot.Version, p.Version),
 			"restart it: systemctl restart certagent")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,8 @@ func (p *probes) state() []*Result {
 	switch {
 	case errors.Is(p.StoreError, fs.ErrNotExist):
 		return []*Result{skipped(id, p.StateDir, "there is none yet: the agent makes it when it starts")}
+	case errors.Is(p.StoreError, os.ErrDeadlineExceeded):
+		return []*Result{failed(id, p.StateDir, p.StoreError.Error(), findHanging)}
 	case p.StoreError != nil:
 		return []*Result{failed(id, p.StateDir, p.StoreError.Error(), "it must be a directory that belongs to the user that the agent runs as, and in which nobody else may write")}
 	}

@@ -41,7 +41,9 @@ func (p *program) client(cfg *config.Config) *control.Client {
 // clientAt is client for an agent that may listen elsewhere.
 func (p *program) clientAt(socket string, cfg *config.Config) *control.Client {
 	owners := []uint32{0, uint32(os.Geteuid())}
-	if info, err := os.Stat(p.stateDirOf(cfg)); err == nil {
+	dir := p.stateDirOf(cfg)
+	p.reads("state directory", dir)
+	if info, err := os.Stat(dir); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			owners = append(owners, st.Uid)
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	stdlog "log"
@@ -38,8 +39,8 @@ agent's user may see is skipped otherwise.
 Exit codes: 0 nothing failed, 1 something did, 2 usage or configuration.`,
 		Example: "  certagent check\n  certagent check --offline\n  certagent check --json mqtt",
 		RunE: func(c *cobra.Command, ids []string) error {
-			if timeout <= 0 {
-				return misused(&hint{fmt.Errorf("--timeout %v leaves no time", timeout), "leave it out, or give it some seconds: --timeout 10s"})
+			if err := lasting(timeout); err != nil {
+				return err
 			}
 			// net/http prints through the standard logger what a server sends out of turn, and nobody has looked at that.
 			stdlog.SetOutput(io.Discard)
@@ -55,17 +56,12 @@ Exit codes: 0 nothing failed, 1 something did, 2 usage or configuration.`,
 func (p *program) check(ctx context.Context, ids []string, o check.Options, asJSON bool) error {
 	o.File, o.Version, o.Built, o.Host, o.Now = p.configFile, version, built(), host(), time.Now()
 	o.HandedOver = os.Getenv("CREDENTIALS_DIRECTORY") != ""
-	// Where the files are wrong the agent would run on what loaded last, and that is looked at.
-	cfg, why, err := p.loadOrLastGood()
-	if o.Config, o.ConfigError = cfg, why; why == nil {
-		o.ConfigError = err
+	o, err := p.prepared(ctx, o)
+	if err != nil {
+		return hung(err)
 	}
-	o.StateDir = p.stateDirOf(cfg)
-	if o.Store, o.StoreError = store.View(o.StateDir); o.StoreError == nil {
+	if o.Store != nil {
 		defer o.Store.Close()
-	}
-	if err := p.known(ctx, &o); err != nil {
-		return err
 	}
 	if err := choosing(&o, ids); err != nil {
 		return err
@@ -89,6 +85,54 @@ func (p *program) check(ctx context.Context, ids []string, o check.Options, asJS
 		return &exitError{code: exitUsage}
 	case report.Summary.Failed > 0:
 		return &exitError{code: exitFailed}
+	}
+	return nil
+}
+
+// prepared fills in what is to be looked at. Files have half of the time: a configuration that does not come is the end, and a state
+// directory that does not come is a result, by what is left of the time.
+func (p *program) prepared(ctx context.Context, o check.Options) (check.Options, error) {
+	begun := time.Now()
+	left := func() time.Duration { return o.Timeout/2 - time.Since(begun) }
+	p.reads("configuration", p.configFile)
+	loaded, err := inTime(p, left(), func() (check.Options, error) {
+		o := o
+		// Where the files are wrong the agent would run on what loaded last, and that is looked at.
+		cfg, why, err := p.loadOrLastGood()
+		if o.Config, o.ConfigError = cfg, why; why == nil {
+			o.ConfigError = err
+		}
+		o.StateDir = p.stateDirOf(cfg)
+		return o, nil
+	})
+	if err != nil {
+		return o, err
+	}
+	p.reads("state directory", loaded.StateDir)
+	viewed, err := inTime(p, left(), func() (check.Options, error) {
+		o := loaded
+		o.Store, o.StoreError = store.View(o.StateDir)
+		return o, nil
+	})
+	if err == nil {
+		viewed, err = inTime(p, left()+askWithin, func() (check.Options, error) { // a stuck agent is no file
+			o := viewed
+			err := p.known(ctx, &o)
+			return o, err
+		})
+	}
+	if _, hangs := errors.AsType[*notInTime](err); !hangs {
+		return viewed, err
+	}
+	loaded.StoreError, loaded.User = err, agentUser("")
+	loaded.Timeout = max(o.Timeout-time.Since(begun), time.Second).Round(time.Second / 10)
+	return loaded, nil
+}
+
+// lasting refuses a time that is none.
+func lasting(timeout time.Duration) error {
+	if timeout <= 0 {
+		return misused(&hint{fmt.Errorf("--timeout %v leaves no time", timeout), "leave it out, or give it some seconds: --timeout 10s"})
 	}
 	return nil
 }
@@ -123,8 +167,8 @@ func (p *program) known(ctx context.Context, o *check.Options) error {
 	return nil
 }
 
-// agentUser is whom an agent works as that does not run: the state directory's owner, else the user of that name that the
-// packages make, else whoever asks.
+// agentUser is whom an agent works as that does not run: the state directory's owner (of "" nobody's), else the user of that name
+// that the packages make, else whoever asks.
 func agentUser(stateDir string) check.User {
 	if info, err := os.Stat(stateDir); err == nil {
 		return check.UserOf(durable.Owner(info))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,6 +113,8 @@ type program struct {
 	configFile     string
 	// ofConsumer: the command may run in the unit of a consumer; see defaults.
 	ofConsumer bool
+	// reading is what is being read; nil before anything is. It has more than one user, see inTime.
+	reading atomic.Pointer[place]
 }
 
 func (p *program) command() *cobra.Command {
@@ -169,7 +172,11 @@ func (p *program) defaults() config.Defaults {
 	return d
 }
 
-func (p *program) load() (*config.Config, error) { return config.Load(p.configFile, p.defaults()) }
+func (p *program) load() (*config.Config, error) {
+	d := p.defaults()
+	p.reads("configuration", p.configFile)
+	return config.Load(p.configFile, d)
+}
 
 // built is the date of the commit, before which no clock is believed; zero if unknown.
 func built() time.Time {

@@ -178,6 +178,7 @@ func (p *program) loadOrLastGood() (cfg *config.Config, why, err error) {
 		return cfg, nil, nil
 	}
 	dir := p.stateDirOf(nil)
+	p.reads("state directory", dir)
 	doc, err := lastGood(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, why
@@ -209,6 +210,7 @@ func (p *program) stateDirOf(cfg *config.Config) string {
 	if cfg != nil {
 		return cfg.StateDir
 	}
+	p.reads("configuration", p.configFile)
 	if dir := config.Peek(p.configFile); dir != "" {
 		return dir
 	}

@@ -20,6 +20,7 @@ import (
 
 func (p *program) statusCommand() *cobra.Command {
 	var each, asJSON bool
+	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "status [ID...]",
 		Short: "show the certificates, their problems and what happens next",
@@ -27,25 +28,31 @@ func (p *program) statusCommand() *cobra.Command {
 what happens next and why, why the last try failed, and who logged in when it was issued; then each problem
 with a remedy. Of more than 20 certificates one that is well has one line, and of those that are alike the first few
 to expire are shown. It asks the running agent; while none answers, or not within 3 s, it reads the state directory.
-It needs no right to read the configuration or the keys.
+It needs no right to read the configuration or the keys. A file system that hangs is waited for no longer than
+--timeout, and named.
 
 Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 expired, 5 key mismatch,
 7 missing, 6 not yet valid, 4 overdue, 8 degraded (the certificate is fine, something around it is not).`,
 		Example: "  certagent status\n  certagent status --json device-id",
 		RunE: func(c *cobra.Command, ids []string) error {
-			return p.status(c.Context(), ids, each, asJSON)
+			if err := lasting(timeout); err != nil {
+				return err
+			}
+			return p.status(c.Context(), ids, timeout, each, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&each, "all", false, "show each certificate in full, however many there are")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (schema 1)")
+	c.Flags().DurationVar(&timeout, "timeout", 20*time.Second, "how long its files may take")
 	return c
 }
 
-func (p *program) status(ctx context.Context, ids []string, each, asJSON bool) error {
+func (p *program) status(ctx context.Context, ids []string, timeout time.Duration, each, asJSON bool) error {
 	p.ofConsumer = true
-	snapshot, err := p.survey(ctx)
+	p.reads("configuration", p.configFile)
+	snapshot, err := inTime(p, timeout, func() (status.Snapshot, error) { return p.survey(ctx) })
 	if err != nil {
-		return err
+		return hung(err)
 	}
 	if len(ids) > 0 {
 		if snapshot.Certificates, err = choose(snapshot.Certificates, ids); err != nil {
@@ -86,6 +93,7 @@ func (p *program) survey(ctx context.Context) (status.Snapshot, error) {
 // be read and is right. Only without both there is nothing to show. unanswered is why the agent was not asked.
 func (p *program) fromDisk(cfg *config.Config, configErr, unanswered error) (status.Snapshot, error) {
 	dir, now := p.stateDirOf(cfg), time.Now()
+	p.reads("state directory", dir)
 	s, err := store.View(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && cfg != nil:
