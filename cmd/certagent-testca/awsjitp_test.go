@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"net/http"
 	"net/url"
 	"os"
@@ -283,6 +284,53 @@ func TestAWSRegistrationConfig(t *testing.T) {
 		cmd.Dir = dir
 		if out, err := cmd.Output(); err == nil || len(out) > 0 {
 			t.Errorf("%s: %v, %s", wrong, err, out)
+		}
+	}
+}
+
+// registration runs the generator of the example for a template.
+func registration(t *testing.T, template string) (out, said string, err error) {
+	t.Helper()
+	var stderr strings.Builder
+	cmd := exec.CommandContext(t.Context(), "sh", filepath.Join(jitpDir, "registration-config"), "arn:aws:iam::1:role/x")
+	cmd.Stdin, cmd.Stderr = strings.NewReader(template), &stderr
+	made, err := cmd.Output()
+	return string(made), stderr.String(), err
+}
+
+// A template that is no JSON is refused at its place: AWS would tell nobody of it before a device connects.
+func TestAWSTemplateThatIsNoJSON(t *testing.T) {
+	for template, want := range map[string]string{
+		"\n\n":                           "line 3, column 1: no template",
+		"[]":                             "line 1, column 1: a template is an object",
+		"{\n  \"a\": 1,\n}\n":            "line 3, column 1: nothing stands between , and }",
+		"{\n  \"a\": 1\n  \"b\": 2\n}":   "line 3, column 3: , or } is missing",
+		"{\r\n\t\"a\" 1}":                "line 2, column 6: : is missing",
+		"{\"a\": {\"b\": [1, 2}}":        "line 1, column 18: , or ] is missing",
+		"{\"é\": é}":                     "line 1, column 8: a value is missing",
+		"{\"a\": \"b\n}":                 "line 1, column 9: a string does not go on",
+		"{\"a\": \"\\d\"}":               "line 1, column 8: \\ does not stand",
+		"{'a': 1}":                       "line 1, column 2: a name in quotes",
+		"{\"a\": 1}\n{}\n":               "line 2, column 1: nothing may follow",
+		"{\"a\": True}":                  "line 1, column 7: a value is missing",
+		"{\"a\": 007}":                   "line 1, column 8: a number does not go on",
+		"{\"a\": [1, 2],\n \"b\": \"c\"": "line 3, column 1: , or } is missing",
+	} {
+		out, said, err := registration(t, template)
+		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || out != "" ||
+			!strings.HasPrefix(said, "registration-config: "+want) {
+			t.Errorf("%q: %v, %q, %q, want %s", template, err, out, said, want)
+		}
+	}
+	// What it takes, and what not, is what encoding/json takes, whatever is left out of a template or slips into it.
+	const whole = `{"a": [-1.5e+2, true, null], "b": {"c\u00e9": "x\"\\"}, "d": []}`
+	for i := range whole {
+		for _, template := range []string{whole[:i] + whole[i+1:], whole[:i] + `"` + whole[i:], whole[:i] + "," + whole[i:], whole[:i]} {
+			_, _, err := registration(t, template)
+			var object map[string]any
+			if want := json.Unmarshal([]byte(template), &object) == nil; want != (err == nil) {
+				t.Errorf("%s: taken: %v, want %v", template, err == nil, want)
+			}
 		}
 	}
 }
