@@ -25,7 +25,12 @@ const maxSize = 1 << 20
 // whose name begins with a dot), and checks the whole. The error is [Errors] with every mistake, or that of reading a
 // file: fs.ErrNotExist if the main file is missing.
 func Load(file string, d Defaults) (*Config, error) {
-	files, err := filesOf(file)
+	return LoadWith(file, dropInsOf(file), d)
+}
+
+// LoadWith is Load with the drop-ins of a directory that is not beside file: what would be in force if file came to where they are.
+func LoadWith(file, dropIns string, d Defaults) (*Config, error) {
+	files, err := filesOf(file, dropIns)
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +61,12 @@ func (c *Config) Certificate(id string) (*Certificate, bool) {
 	return &c.Certificates[i], true
 }
 
-// filesOf are the main file and its drop-ins.
-func filesOf(file string) ([]string, error) {
+// dropInsOf is the directory of the drop-ins of file.
+func dropInsOf(file string) string { return filepath.Join(filepath.Dir(file), "config.d") }
+
+// filesOf are the main file and the drop-ins in dir.
+func filesOf(file, dir string) ([]string, error) {
 	files := []string{file}
-	dir := filepath.Join(filepath.Dir(file), "config.d")
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return files, nil

@@ -41,7 +41,7 @@ func Socket(d Defaults) string { return filepath.Join(cmp.Or(d.RunDir, defaultRu
 
 // documents are the files of a configuration, as far as they can be read.
 func documents(file string) iter.Seq[[]byte] {
-	files, err := filesOf(file)
+	files, err := filesOf(file, dropInsOf(file))
 	if err != nil {
 		files = []string{file}
 	}

@@ -108,7 +108,7 @@ func flagValue(name, word string) cobra.CompletionFunc {
 		switch {
 		case name == "config":
 			return []cobra.Completion{"toml"}, cobra.ShellCompDirectiveFilterFileExt
-		case word == "FILE":
+		case word == "FILE", word == "DIR":
 			return nil, cobra.ShellCompDirectiveDefault
 		}
 		return nil, cobra.ShellCompDirectiveNoFileComp

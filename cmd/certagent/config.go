@@ -28,15 +28,18 @@ Exit codes: those of its commands.`,
 }
 
 func (p *program) configCheckCommand() *cobra.Command {
-	return &cobra.Command{
+	var dropIns string
+	c := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "say what is wrong with the configuration, all of it",
 		Long: `check reads the configuration as the daemon would, config.d/*.toml included, and says every mistake with
-file, line and column. FILE stands for --config FILE. It writes nothing and dials nothing.
+file, line and column. FILE stands for --config FILE. With --drop-ins a new file is judged where it is prepared, by
+what would be in force in its place. It writes nothing and dials nothing.
 
 Exit codes: 0 it loads, perhaps with warnings; 1 failed; 2 usage, or there is a mistake.`,
-		Example: "  certagent config check\n  certagent config check ./new-config.toml",
-		Args:    atMost(1),
+		Example: "  certagent config check\n  certagent config check ./new-config.toml\n" +
+			"  certagent config check --drop-ins /etc/certagent/config.d ./new-config.toml",
+		Args: atMost(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				if c.Flags().Changed("config") {
@@ -44,7 +47,11 @@ Exit codes: 0 it loads, perhaps with warnings; 1 failed; 2 usage, or there is a 
 				}
 				p.configFile = args[0]
 			}
-			cfg, err := p.load()
+			load := p.load
+			if dropIns != "" {
+				load = func() (*config.Config, error) { return config.LoadWith(p.configFile, dropIns, p.defaults()) }
+			}
+			cfg, err := load()
 			if err != nil {
 				return badConfig(err)
 			}
@@ -55,6 +62,8 @@ Exit codes: 0 it loads, perhaps with warnings; 1 failed; 2 usage, or there is a 
 			return err
 		},
 	}
+	c.Flags().StringVar(&dropIns, "drop-ins", "", "read the parts in `DIR`, in place of config.d beside the file")
+	return c
 }
 
 func (p *program) configShowCommand() *cobra.Command {

@@ -3,6 +3,7 @@
 package rig
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,13 +21,18 @@ func TestAnsible(t *testing.T) {
 	}{
 		{"deb", "/mnt/" + older + "/certagent_" + older + "-1_amd64.deb", rollOut},
 		{"rpm", "/mnt/" + older + "/certagent-" + older + "-1.x86_64.rpm", install}, // after which all is as with the deb
+		{"deb of a repository", "", install},
+		{"rpm of a repository", "", install},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			m := boot(t, fleet, share)
 			m.est = connect(t, m.leader, filepath.Join(share, "certagent-testca"))
 			m.hosts(t, estIPv4, estIPv6)
-			if kind.name == "rpm" {
+			if strings.HasPrefix(kind.name, "rpm") {
 				m.run(t, "rpm -i /mnt/debian-*.rpm")
+			}
+			if kind.file == "" {
+				m.repository(t, share, strings.HasPrefix(kind.name, "rpm"))
 			}
 			m.run(t, "cp -r /mnt/examples/ansible /root/playbook && echo secret >/root/vault-password")
 			m.write(t, "/root/playbook/files/est.pem", "0644", "root:root", m.est.file(t, "ca.pem"))
@@ -36,10 +42,28 @@ func TestAnsible(t *testing.T) {
 	}
 }
 
-// plays runs the playbook, on the machine itself, and returns what it says and how it ends.
+// repository gives the machine a repository with certagent in it, and nothing else, which it has not asked for anything yet: of
+// rpms, on a machine that says it is a Fedora (Ansible takes apt on whatever is a Debian, as this is below), or of debs.
+func (m *machine) repository(t *testing.T, share string, rpm bool) {
+	t.Helper()
+	dir := filepath.Join(share, "repository")
+	must(t, os.MkdirAll(dir, 0o755))
+	if rpm {
+		command(t, "cp", filepath.Join(share, older, "certagent-"+older+"-1.x86_64.rpm"), dir)
+		command(t, "createrepo_c", "--quiet", dir)
+		m.write(t, "/etc/yum.repos.d/local.repo", "0644", "root:root", "[local]\nname=local\nbaseurl=file:///mnt/repository\ngpgcheck=0\n")
+		m.run(t, "rm /usr/bin/apt-get /etc/debian_version /etc/os-release && printf 'ID=fedora\\nNAME=Fedora\\nVERSION_ID=42\\n' >/etc/os-release")
+		return
+	}
+	command(t, "cp", filepath.Join(share, older, "certagent_"+older+"-1_amd64.deb"), dir)
+	command(t, "sh", "-c", `cd "$0" && dpkg-scanpackages --multiversion . >Packages`, dir)
+	m.run(t, "rm -rf /etc/apt/sources.list* /var/lib/apt/lists/* && echo 'deb [trusted=yes] file:/mnt/repository ./' >/etc/apt/sources.list")
+}
+
+// plays runs the playbook, on the machine itself, and returns what it says and how it ends. It starts Python some fifty times.
 func (m *machine) plays(file, more string) (said string, code int) {
-	return m.try("cd /root/playbook && ansible-playbook --inventory inventory.ini --connection local --vault-password-file /root/vault-password" +
-		" --diff -vvv --extra-vars certagent_package=" + file + " site.yml " + more)
+	return m.tryFor(5*patience, "cd /root/playbook && ansible-playbook --inventory inventory.ini --connection local --vault-password-file /root/vault-password"+
+		" --diff -vvv --extra-vars certagent_package='"+file+"' site.yml "+more)
 }
 
 // changes runs the playbook, which must succeed with so many changes ("" is any number), and says nothing of the password.
@@ -115,6 +139,12 @@ func rollOut(t *testing.T, m *machine, file string) {
 	if nice := m.run(t, "ps -o ni= -p $(systemctl show --value -p MainPID certagent)"); strings.TrimSpace(nice) != "5" {
 		t.Errorf("the drop-in is not in force: nice is %s", nice)
 	}
+
+	// A part that the gateway has for itself counts: what stands there may be missing in the configuration that is brought.
+	m.run(t, "cd /root/playbook/templates && sed -n '/urls/,/^default/p' config.toml.j2 >/etc/certagent/config.d/urls.toml &&"+
+		" chgrp certagent /etc/certagent/config.d/urls.toml && chmod 0640 /etc/certagent/config.d/urls.toml &&"+
+		" sed -i '/urls/,/^default/d' config.toml.j2 && grep -q default /etc/certagent/config.d/urls.toml")
+	m.changes(t, "2 ", file, "")
 	m.run(t, "certagent check --offline")
 	if journal := m.run(t, "journalctl --sync && journalctl --no-pager"); strings.Contains(journal, fleetPassword) {
 		t.Error("the password is in the journal")

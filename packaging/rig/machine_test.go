@@ -146,8 +146,11 @@ func (m *machine) command(ctx context.Context, argv ...string) *exec.Cmd {
 }
 
 // try runs a script of the shell inside and returns what it said, without the last line break, and its exit code.
-func (m *machine) try(script string) (said string, code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (m *machine) try(script string) (said string, code int) { return m.tryFor(patience, script) }
+
+// tryFor is try for what may take longer.
+func (m *machine) tryFor(most time.Duration, script string) (said string, code int) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
 	out, err := m.command(ctx, "sh", "-euc", script).CombinedOutput()
 	said = strings.TrimSuffix(string(out), "\n")
