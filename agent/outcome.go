@@ -50,7 +50,6 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	e := r.event
 	e.Generation = r.generation
 	k.live, k.liveErr = r.generation, nil
-	k.read.Store(new(k.stored.Fingerprint()))
 	k.retry = store.Retry{
 		LastTry: now, LastSuccess: now, LastIdentity: e.login(), Login: k.retry.Login,
 		Problems: stored(e.Problems, k.retry.Problems, now), Drift: k.retry.Drift, Losses: k.retry.Losses,
@@ -65,6 +64,7 @@ func (k *keeper) succeeded(r *result, now time.Time) {
 	k.save()
 	k.attempts = counted(k.attempts, status.Issued, "")
 	k.agent.o.Log.Info().EmbedObject(e).Msg("certificate issued")
+	k.readLive() // somebody may have done something to it since it was committed
 }
 
 // attemptLevel is how loud a failed attempt is: error is for what a person should look at. A server that cannot be reached

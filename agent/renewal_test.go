@@ -227,6 +227,59 @@ func TestLostFilesAreIssuedAnew(t *testing.T) {
 	}
 }
 
+// afterCommit is the real file system, on which somebody does something right behind a commit: once.
+type afterCommit struct {
+	durable.OS
+	do *func(live string)
+}
+
+func (f afterCommit) Rename(from, to string) error {
+	err := f.OS.Rename(from, to)
+	if do := *f.do; err == nil && do != nil && filepath.Base(to) == "live" {
+		*f.do = nil
+		do(to)
+	}
+	return err
+}
+
+// TestLostBehindTheCommit: what was made live may be gone before the keeper hears of it. It must not be shown as valid then until
+// it is due.
+func TestLostBehindTheCommit(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(t *testing.T, live string){
+		"the live link": remove,
+		"the key":       func(t *testing.T, live string) { remove(t, filepath.Join(live, "key.pem")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, day, oneCertificate)
+				do := func(live string) { lose(t, live) }
+				disk := afterCommit{durable.OS{Root: filepath.Join(d.dir, "state")}, &do}
+				cfg, err := d.load()
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, err := store.Open(filepath.Join(d.dir, "state"), store.Options{MachineID: "test", FS: disk})
+				if err != nil {
+					t.Fatal(err)
+				}
+				a, err := New(d.options(cfg, s))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer d.start(a, s)()
+				time.Sleep(2 * time.Minute)
+				settle()
+				g := d.live("device-id")
+				if shown := a.Snapshot().Certificates[0]; shown.Serial != g.Serial() {
+					t.Errorf("status shows serial %s, live is %s", shown.Serial, g.Serial())
+				}
+			})
+		})
+	}
+}
+
 // TestRefusedChangeDoesNotStopRenewal: a CA that does not grant the new name must not let the old certificate die.
 func TestRefusedChangeDoesNotStopRenewal(t *testing.T) {
 	t.Parallel()
