@@ -95,13 +95,11 @@ func decide(q question) decision {
 	later(renew.Obeyed(retry.RetryAfter, q.now, false), "the server asked to wait (Retry-After)")
 	later(renew.Obeyed(retry.PendingUntil, q.now, true), "waiting for approval at the server")
 	if d.reason == reasonDrift || d.reason == reasonKeyDrift {
-		why := "the configuration changed; this certificate's turn comes then"
-		if retry.Drift.Failures > 0 {
-			why = "the change was not granted; trying again"
+		next, why := q.policy.Sane(q.leaf, retry.Drift.NextTry, q.now), "the configuration changed; this certificate's turn comes then"
+		if retry.Drift.Failures > 0 { // a back-off, or what the server asked for, as long as a week
+			next, why = latest(next, renew.Obeyed(retry.Drift.NextTry, q.now, true)), "the change was not granted; trying again"
 		}
-		// It is a back-off, as long as retry, or what the server asked for, as long as a week.
-		next := retry.Drift.NextTry
-		later(latest(q.policy.Sane(q.leaf, next, q.now), renew.Obeyed(next, q.now, true)), why)
+		later(next, why)
 	}
 	if d.at.IsZero() {
 		d.at = q.now

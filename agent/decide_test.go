@@ -95,6 +95,12 @@ func TestDecide(t *testing.T) {
 		{name: "the name changed, its turn comes later", q: due, change: func(q *question) {
 			q.now, q.drift.name, q.retry.Drift.NextTry = at(.1), true, at(.101)
 		}, reason: reasonDrift, at: at(.101)},
+		{name: "the name changed while the clock stood ahead", q: due, change: func(q *question) {
+			q.now, q.drift.name, q.retry.Drift.NextTry = at(.1), true, at(.6)
+		}, attempt: true, reason: reasonDrift, at: at(.1)},
+		{name: "the name changed, and the server asked to wait", q: due, change: func(q *question) {
+			q.now, q.drift.name, q.retry.Drift = at(.1), true, store.Drift{NextTry: at(.6), Failures: 1}
+		}, reason: reasonDrift, at: at(.6)},
 		{name: "a refused change does not hold up the threshold", q: due, change: func(q *question) {
 			q.drift.name, q.retry.Drift = true, store.Drift{NextTry: at(.9), Failures: 3}
 		}, attempt: true, reason: reasonThreshold, at: at(.8)},
