@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -256,10 +257,11 @@ func (a *Agent) startLocked(ctx context.Context, id string) {
 	}()
 }
 
-func guard(f func()) (err error) {
+// guard turns a panic of f into an error.
+func guard(f func()) (crashed error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
+			crashed = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
 	f()
@@ -314,7 +316,7 @@ func (a *Agent) crashed(k *keeper, err error) {
 	a.mu.Lock()
 	v := a.views[k.id].view
 	a.mu.Unlock()
-	v.problems = []Problem{{Code: "internal", Text: err.Error(), Hint: hintBug}}
+	v.problems = []Problem{{Code: "internal", Text: clip(err.Error()), Hint: hintBug}}
 	k.tried = true // its goroutine is this one
 	a.published(k, v)
 }

@@ -231,6 +231,26 @@ func TestPanicIsOneCertificatesProblem(t *testing.T) {
 	})
 }
 
+// brokenKeys panics at every key.
+type brokenKeys struct{ keys.Provider }
+
+func (brokenKeys) Generate(keys.Algorithm) (keys.Key, error) { panic("a bug") }
+
+// TestPanicOverAKey: a key is made on a goroutine of its own, which must not end the agent either.
+func TestPanicOverAKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		d.change = func(o *Options) { o.Keys = brokenKeys{} }
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		if c := a.Snapshot().Certificates[0]; c.LastClass != "internal" || c.Failures != 1 || !strings.Contains(c.LastError, "panic: a bug") {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
 func TestOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -163,12 +161,10 @@ func inTurn(ctx context.Context, turn slots, step func() handed) (l handed) {
 		return handed{err: err}
 	}
 	defer turn.release()
-	defer func() {
-		if p := recover(); p != nil {
-			l = handed{err: fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
-		}
-	}()
-	return step()
+	if crashed := guard(func() { l = step() }); crashed != nil {
+		return handed{err: crashed}
+	}
+	return l
 }
 
 // write brings the outputs into order.

@@ -206,19 +206,23 @@ func (a *Agent) key(ctx context.Context, o order, p store.Pending, kind keys.Alg
 // ends: it touches nothing but the processor, and ends by itself.
 func (a *Agent) generate(ctx context.Context, kind keys.Algorithm) (keys.Key, error) {
 	type made struct {
-		key keys.Key
-		err error
+		key          keys.Key
+		err, crashed error
 	}
 	done := make(chan made, 1)
 	go func() {
-		k, err := a.o.Keys.Generate(kind)
-		done <- made{k, err}
+		var m made
+		m.crashed = guard(func() { m.key, m.err = a.o.Keys.Generate(kind) })
+		done <- m
 	}()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case m := <-done:
-		if m.err != nil {
+		switch {
+		case m.crashed != nil:
+			return nil, m.crashed
+		case m.err != nil:
 			return nil, &failure{
 				class:   "key",
 				problem: Problem{Code: "key-generation", Hint: hintKind},

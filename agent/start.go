@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -91,14 +89,11 @@ func (o order) turn(now time.Time) (server string, by time.Time) {
 }
 
 // attempt makes one attempt and turns a panic into its error: it must not end the other certificates.
-func (k *keeper) attempt(ctx context.Context, o order) (r result) {
+func (k *keeper) attempt(ctx context.Context, o order) result {
 	e := &event{Certificate: k.id, Reason: string(o.reason), Attempt: o.attempt, Previous: o.before, ending: ending{began: time.Now()}}
-	r = result{event: e, early: o.early}
-	defer func() {
-		if p := recover(); p != nil {
-			r.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		}
-	}()
-	r.generation, r.err = k.agent.run(ctx, o, e)
+	r := result{event: e, early: o.early}
+	if crashed := guard(func() { r.generation, r.err = k.agent.run(ctx, o, e) }); crashed != nil {
+		r.err = crashed
+	}
 	return r
 }
