@@ -264,7 +264,7 @@ func (c *fakeClient) issue(ctx context.Context, op string, csr []byte, want est.
 			return nil, err
 		}
 	}
-	issued := &est.Issued{CAs: []*x509.Certificate{c.ca.cert}, Connections: 1}
+	issued := &est.Issued{CAs: []*x509.Certificate{c.ca.cert}}
 	public := request.PublicKey
 	if op == opServerKeygen {
 		if issued.Key = c.ca.keyOf; issued.Key != nil {

@@ -226,9 +226,6 @@ type Issued struct {
 	// Warnings tell what the CA left out, added or rewrote in a way that leaves the certificate usable, and what
 	// else went less than well. One sentence each.
 	Warnings []string
-
-	PasswordSent bool // the Login was asked for and sent
-	Connections  int  // TLS connections that this attempt opened
 }
 
 // CACerts fetches the server's CA certificates (RFC 7030 4.1), whatever Options.Fresh says, and brings Known up to date

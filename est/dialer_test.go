@@ -108,11 +108,12 @@ func TestEnrollThroughSOCKS(t *testing.T) {
 			o.Proxy = fixed(t, test.scheme+"://"+test.user+listen(t, p.serve))
 			o.Certificate = s.root.tlsCertificate(t, clientTemplate("gw-1"))
 			_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-			issued, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
+			c := newClient(t, o)
+			issued, err := c.Enroll(t.Context(), csr, Want{})
 			if test.want == "" {
 				p.mu.Lock()
 				defer p.mu.Unlock()
-				if err != nil || issued.Connections != 1 || !slices.Equal(p.asked, []string{"est.invalid:8085"}) {
+				if err != nil || c.Traffic().Connections != 1 || !slices.Equal(p.asked, []string{"est.invalid:8085"}) {
 					t.Errorf("%v, %+v, asked for %q", err, issued, p.asked)
 				}
 				return

@@ -151,8 +151,9 @@ func TestDigestOfEverySort(t *testing.T) {
 				o := s.options()
 				o.Login = &d.login
 				_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-				issued, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
-				if err != nil || issued.Connections != 2 || !issued.PasswordSent {
+				c := newClient(t, o)
+				issued, err := c.Enroll(t.Context(), csr, Want{})
+				if err != nil || c.Traffic().Connections != 2 || !c.Traffic().PasswordSent {
 					t.Errorf("%v, %+v", err, issued)
 				}
 			})

@@ -149,8 +149,6 @@ func (c *Client) enroll(
 	}
 	issued.Key = got.key
 	issued.Warnings = slices.Concat(warnings, issued.Warnings)
-	issued.PasswordSent = c.passwordSent()
-	issued.Connections = c.connections
 	return issued, nil
 }
 

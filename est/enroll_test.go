@@ -44,9 +44,9 @@ func TestEnrollOverOneConnection(t *testing.T) {
 	if len(issued.Warnings) != 0 {
 		t.Errorf("warnings: %q", issued.Warnings)
 	}
-	if issued.PasswordSent || issued.Connections != 1 || s.connections() != 1 {
+	if c.Traffic().PasswordSent || c.Traffic().Connections != 1 || s.connections() != 1 {
 		t.Errorf("password sent: %v; %d connections, the server counts %d; want false, 1, 1",
-			issued.PasswordSent, issued.Connections, s.connections())
+			c.Traffic().PasswordSent, c.Traffic().Connections, s.connections())
 	}
 
 	log := s.log()
@@ -104,12 +104,13 @@ func TestReenrollAsksTheOtherOperationAndTheSameCA(t *testing.T) {
 	o := s.options()
 	o.Certificate = s.root.tlsCertificate(t, clientTemplate("gw-1"))
 	_, csr := newRequest(t, RenewalTemplate(o.Certificate.Leaf))
-	issued, err := newClient(t, o).Reenroll(t.Context(), csr, Want{})
+	c := newClient(t, o)
+	issued, err := c.Reenroll(t.Context(), csr, Want{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(issued.Leaf.RawSubject, o.Certificate.Leaf.RawSubject) || issued.Connections != 1 {
-		t.Errorf("subject %v, %d connections", issued.Leaf.Subject, issued.Connections)
+	if !slices.Equal(issued.Leaf.RawSubject, o.Certificate.Leaf.RawSubject) || c.Traffic().Connections != 1 {
+		t.Errorf("subject %v, %d connections", issued.Leaf.Subject, c.Traffic().Connections)
 	}
 	if got := paths(s.log()); got[len(got)-1] != "POST /.well-known/est/simplereenroll" {
 		t.Errorf("requests: %v", got)
@@ -146,8 +147,9 @@ func TestServerThatClosesAfterCACerts(t *testing.T) {
 	}
 	s.start()
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	issued, err := newClient(t, s.options()).Enroll(t.Context(), csr, Want{})
-	if err != nil || issued.Connections != 2 {
+	c := newClient(t, s.options())
+	issued, err := c.Enroll(t.Context(), csr, Want{})
+	if err != nil || c.Traffic().Connections != 2 {
 		t.Errorf("%v, %+v", err, issued)
 	}
 }

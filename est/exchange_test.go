@@ -130,9 +130,10 @@ func TestRedirects(t *testing.T) {
 			_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
 			o := s.options()
 			o.Login = login
-			issued, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
+			c := newClient(t, o)
+			issued, err := c.Enroll(t.Context(), csr, Want{})
 			if test.class == nil {
-				if err != nil || issued.Connections != 1 {
+				if err != nil || c.Traffic().Connections != 1 {
 					t.Errorf("%v, %+v", err, issued)
 				}
 				return

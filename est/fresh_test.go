@@ -27,7 +27,7 @@ func TestFreshCACertsAreNotFetched(t *testing.T) {
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
 	c := newClient(t, o)
 	issued, err := c.Enroll(t.Context(), csr, Want{})
-	if err != nil || issued.Connections != 1 || !same(issued.CAs, s.root.cert) {
+	if err != nil || c.Traffic().Connections != 1 || !same(issued.CAs, s.root.cert) {
 		t.Fatalf("%v, %+v", err, issued)
 	}
 	if !c.Known().Fetched.Equal(o.Known.Fetched) {

@@ -100,8 +100,8 @@ func TestLinkedRequest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !l.key.PublicKey.Equal(issued.Leaf.PublicKey) || issued.Connections != test.connections {
-				t.Errorf("for our key: %v, %d connections", l.key.PublicKey.Equal(issued.Leaf.PublicKey), issued.Connections)
+			if !l.key.PublicKey.Equal(issued.Leaf.PublicKey) || c.Traffic().Connections != test.connections {
+				t.Errorf("for our key: %v, %d connections", l.key.PublicKey.Equal(issued.Leaf.PublicKey), c.Traffic().Connections)
 			}
 			if len(l.bindings) != test.connections {
 				t.Fatalf("%d links for %d connections", len(l.bindings), test.connections)
@@ -167,13 +167,12 @@ func TestLinkingTakesTLS12AndIsRemembered(t *testing.T) {
 		if _, err := c.Attributes(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		issued, err := c.Enroll(t.Context(), l.csr(), Want{Link: l.link})
-		if err != nil {
+		if _, err := c.Enroll(t.Context(), l.csr(), Want{Link: l.link}); err != nil {
 			t.Fatal(err)
 		}
-		if got := versions(s.log()[before:]); !slices.Equal(got, want) || issued.Connections != 2-i ||
+		if got := versions(s.log()[before:]); !slices.Equal(got, want) || c.Traffic().Connections != 2-i ||
 			s.connections()-connections != 2-i {
-			t.Errorf("versions %x, %d connections", got, issued.Connections)
+			t.Errorf("versions %x, %d connections", got, c.Traffic().Connections)
 		}
 		o.Known = c.Known()
 		c.Close()
@@ -201,7 +200,7 @@ func TestLinkingByConfiguration(t *testing.T) {
 	l := newLinker(t)
 	c := newClient(t, o)
 	issued, err := c.Enroll(t.Context(), l.csr(), Want{Link: l.link})
-	if err != nil || issued.Connections != 1 || len(l.bindings) != 1 || c.Known().Linking {
+	if err != nil || c.Traffic().Connections != 1 || len(l.bindings) != 1 || c.Known().Linking {
 		t.Errorf("%+v, %v, %d links, known %+v", issued, err, len(l.bindings), c.Known())
 	}
 }
@@ -269,12 +268,12 @@ func TestLinkedRequestIsMadeAnewAfterARedirect(t *testing.T) {
 		o := s.options()
 		o.LinkIdentity, o.RedirectHosts = true, []string{other.base().Host}
 		l := newLinker(t)
-		issued, err := newClient(t, o).Enroll(t.Context(), l.csr(), Want{Link: l.link})
-		if err != nil {
+		c := newClient(t, o)
+		if _, err := c.Enroll(t.Context(), l.csr(), Want{Link: l.link}); err != nil {
 			t.Fatalf("%s: %v", test.name, err)
 		}
-		if issued.Connections != test.links || len(l.bindings) != test.links {
-			t.Errorf("%s: %d connections, %d links", test.name, issued.Connections, len(l.bindings))
+		if c.Traffic().Connections != test.links || len(l.bindings) != test.links {
+			t.Errorf("%s: %d connections, %d links", test.name, c.Traffic().Connections, len(l.bindings))
 		}
 	}
 }
@@ -569,8 +568,9 @@ func TestLinkedRequestUnderADigestOfTheBody(t *testing.T) {
 	o := s.options()
 	o.LinkIdentity, o.Login = true, &Login{Username: "u", Password: "p"}
 	l := newLinker(t)
-	issued, err := newClient(t, o).Enroll(t.Context(), l.csr(), Want{Link: l.link})
-	if err != nil || issued.Connections != 2 || len(l.bindings) != 2 {
+	c := newClient(t, o)
+	issued, err := c.Enroll(t.Context(), l.csr(), Want{Link: l.link})
+	if err != nil || c.Traffic().Connections != 2 || len(l.bindings) != 2 {
 		t.Errorf("%+v, %v, %d links", issued, err, len(l.bindings))
 	}
 }

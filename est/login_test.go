@@ -36,12 +36,11 @@ func TestBasicLoginAfterADroppedConnection(t *testing.T) {
 	o.Login = login
 	c := newClient(t, o)
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	issued, err := c.Enroll(t.Context(), csr, Want{})
-	if err != nil {
+	if _, err := c.Enroll(t.Context(), csr, Want{}); err != nil {
 		t.Fatal(err)
 	}
-	if !issued.PasswordSent || issued.Connections != 2 || s.connections() != 2 {
-		t.Errorf("password sent: %v, %d connections, server counts %d", issued.PasswordSent, issued.Connections,
+	if !c.Traffic().PasswordSent || c.Traffic().Connections != 2 || s.connections() != 2 {
+		t.Errorf("password sent: %v, %d connections, server counts %d", c.Traffic().PasswordSent, c.Traffic().Connections,
 			s.connections())
 	}
 	// Nothing is sent before it is asked for.
@@ -79,7 +78,7 @@ func TestBasicLoginAtEveryOperation(t *testing.T) {
 		t.Fatal(err)
 	}
 	issued, err := c.Enroll(t.Context(), csr, Want{})
-	if err != nil || issued.Connections != 2 {
+	if err != nil || c.Traffic().Connections != 2 {
 		t.Fatalf("%v, %+v", err, issued)
 	}
 	if first := s.log()[0]; first.Header.Get("Authorization") != "" || len(s.log()) != 4 {

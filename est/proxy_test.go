@@ -140,8 +140,9 @@ func TestEnrollThroughProxy(t *testing.T) {
 	o.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }
 	o.Certificate = s.root.tlsCertificate(t, clientTemplate("gw-1"))
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	issued, err := newClient(t, o).Enroll(t.Context(), csr, Want{})
-	if err != nil || issued.Connections != 1 {
+	c := newClient(t, o)
+	issued, err := c.Enroll(t.Context(), csr, Want{})
+	if err != nil || c.Traffic().Connections != 1 {
 		t.Errorf("%v, %+v", err, issued)
 	}
 	if log := s.log(); len(log) != 2 || len(log[0].TLS.PeerCertificates) != 1 ||

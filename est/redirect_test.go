@@ -314,8 +314,9 @@ func TestNextOperationAfterARedirect(t *testing.T) {
 	a.redirecting("cacerts", 302, func() string { return b.base().JoinPath("cacerts").String() })
 	a.start()
 	_, csr := newRequest(t, Template{Subject: commonName("gw-1")})
-	issued, err := newClient(t, a.options()).Enroll(t.Context(), csr, Want{})
-	if err != nil || issued.Connections != 3 {
+	c := newClient(t, a.options())
+	issued, err := c.Enroll(t.Context(), csr, Want{})
+	if err != nil || c.Traffic().Connections != 3 {
 		t.Fatalf("%v, %+v", err, issued)
 	}
 	if got := paths(a.log()); !slices.Equal(got, []string{getCACerts, postEnroll}) {

@@ -138,9 +138,9 @@ func TestServerKeygenShapes(t *testing.T) {
 				t.Error("key and certificate do not belong together, or are not new")
 			}
 			if issued.Leaf.Subject.CommonName != "gw-1" || len(issued.CAs) != 1 || len(issued.Warnings) != 0 ||
-				issued.Connections != 1 {
+				c.Traffic().Connections != 1 {
 				t.Errorf("%v, %d CAs, warnings %q, %d connections", issued.Leaf.Subject, len(issued.CAs), issued.Warnings,
-					issued.Connections)
+					c.Traffic().Connections)
 			}
 			post := s.log()[1]
 			if post.URL.Path != "/.well-known/est/serverkeygen" ||

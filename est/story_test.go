@@ -91,7 +91,7 @@ func TestEnrolAndRenew(t *testing.T) {
 				t.Errorf("%v, serial %v, after %v, serial %v", second.Leaf.Subject, second.Leaf.SerialNumber,
 					first.Leaf.Subject, first.Leaf.SerialNumber)
 			}
-			for _, issued := range []*est.Issued{first, second} {
+			for _, issued := range []*est.Issued{first.Issued, second.Issued} {
 				_, err := issued.Leaf.Verify(x509.VerifyOptions{Roots: pool(issued.CAs), Intermediates: pool(issued.Chain),
 					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 				if err != nil {
@@ -162,7 +162,7 @@ func optionsFor(t testing.TB, s *esttest.Server) est.Options {
 	return est.Options{URL: base, Anchors: []*x509.Certificate{s.TLSRoot}, Timeout: 30 * time.Second}
 }
 
-func attempt(t testing.TB, o est.Options, do func(context.Context, *est.Client) (*est.Issued, error)) *est.Issued {
+func attempt(t testing.TB, o est.Options, do func(context.Context, *est.Client) (*est.Issued, error)) attempted {
 	t.Helper()
 	c, err := est.New(o)
 	if err != nil {
@@ -173,7 +173,13 @@ func attempt(t testing.TB, o est.Options, do func(context.Context, *est.Client) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return issued
+	return attempted{issued, c.Traffic()}
+}
+
+// attempted is what an attempt gave and what it cost.
+type attempted struct {
+	*est.Issued
+	est.Traffic
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {
