@@ -38,6 +38,10 @@ const maxUnread = 3
 
 // noticeEnd finds out how the last run of the agent ended, from what it recorded.
 func (k *keeper) noticeEnd() {
+	if k.retry.Damaged { // it may have said that a new key is wanted
+		k.agent.o.Log.Error().Str("event", "disk").Str("certificate", k.id).
+			Msg("retry state damaged; back-off begins anew, and what was asked for is forgotten")
+	}
 	k.noticeCommit()
 	k.noticeInterruption()
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -69,4 +70,21 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestDamagedRetryStateIsTold: it may have said that a new key is wanted, after a compromise for example.
+func TestDamagedRetryStateIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		for range 2 { // then it is written anew
+			_, stop := d.boot()
+			settle()
+			stop()
+			writeFile(t, filepath.Join(d.dir, "state", "certs", "device-id", "retry.json"), []byte("{"))
+		}
+		if told, asked := strings.Count(d.logs.String(), "retry state damaged"), len(d.ca.seen()); told != 1 || asked != 1 {
+			t.Errorf("told of %d times, want 1; %d requests, want 1", told, asked)
+		}
+	})
 }

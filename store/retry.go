@@ -47,8 +47,8 @@ type Retry struct {
 	// certificate goes on being renewed as it was.
 	Drift Drift `json:"drift,omitzero"`
 
-	// Reissue is why the certificate must be issued anew though a live generation verifies: missing, broken, forced,
-	// drift, new-key. Whoever calls Commit clears it.
+	// Reissue is why the certificate must be issued anew though a live generation verifies: missing, broken, cloned, forced,
+	// new-key. Whoever calls Commit clears it.
 	Reissue string `json:"reissue,omitempty"`
 	// Discard says that the pending request is to be dropped before the next try.
 	Discard bool `json:"discard,omitempty"`

@@ -62,7 +62,7 @@ func TestRetry(t *testing.T) {
 	}
 	want := store.Retry{
 		Failures: 2, LastTry: epoch, NextTry: epoch.Add(time.Minute), LastError: "est: server unavailable",
-		Refusals: map[string]int{"self": 2, "bootstrap": 1}, Reissue: "drift",
+		Refusals: map[string]int{"self": 2, "bootstrap": 1}, Reissue: "forced",
 		Problems: []store.Problem{{Code: "unreachable", Text: "no route", Since: epoch}},
 	}
 	path := filepath.Join(c.Dir(), "retry.json")
