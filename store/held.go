@@ -67,3 +67,17 @@ func listed(path string) (bool, error) {
 	}
 	return false, lines.Err()
 }
+
+// Foreign tells that dir is there, and that no agent has made it its state directory. Of one that may not be looked into it is not
+// known.
+func Foreign(dir string) bool {
+	if _, err := os.Stat(dir); err != nil {
+		return false
+	}
+	for _, name := range []string{"lock", "certs"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
+}
