@@ -67,8 +67,8 @@ func (k *keeper) had() bool {
 	return err == nil && len(generations) > 0
 }
 
-// A certificate that is lost is issued anew at once, but whoever goes on deleting it gets the back-off of failures, from
-// the fifth time within an hour.
+// A certificate that is lost is issued anew at once, but whoever goes on deleting it, each time within an hour of its issue,
+// gets the back-off of failures from the sixth time on.
 const (
 	lossesAtOnce = 5
 	lossesWithin = time.Hour

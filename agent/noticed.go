@@ -12,8 +12,8 @@ type noticed map[noticedKey]time.Time
 
 type noticedKey struct{ id, code string }
 
-// date gives each problem in s that has no date, or one that is yet to come since the clock was set back, the one of its first appearance, and gives what it remembers then: what is
-// gone is forgotten, and is new when it comes back.
+// date gives each problem in s that has no date, or one that is yet to come since the clock was set back, the one of its first
+// appearance, and gives what it remembers then: what is gone is forgotten, and is new when it comes back.
 func (n noticed) date(s *status.Snapshot) noticed {
 	seen := noticed{}
 	note := func(id string, problems []Problem) {

@@ -162,23 +162,10 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, c.o.Timeout, errTimeLimit)
 	defer cancel()
 
-	if c.conn != nil && (!c.conn.settled(limited) || !c.conn.serves(r) || c.capped(c.conn.origin) && !c.conn.links()) {
-		// The server closed it after the last answer, or spoke on; or it is another server that is asked now; or the
-		// connection came before we knew that requests are to be linked.
-		c.HangUp()
+	k, failed := c.connection(ctx, limited, r)
+	if failed != nil {
+		return nil, failed
 	}
-	if c.conn == nil {
-		k, err := c.dial(limited, r)
-		if err != nil {
-			return nil, c.broken(ctx, limited, r, k, false, err)
-		}
-		c.conn = k
-		if k.origin == originOf(c.o.URL) {
-			c.shown = append(c.shown, k.chain)
-			c.giveUpImplicit()
-		}
-	}
-	k := c.conn
 	if r.secret && len(k.ends) == 0 {
 		return nil, c.failHint(r, ErrUntrusted, errors.New("a key is asked for only from a server that explicit trust "+
 			"anchors vouch for, and this one's certificate leads to the system's roots alone"), hintExplicit)
@@ -220,6 +207,27 @@ func (c *Client) once(ctx context.Context, r *request) (*answer, error) {
 	}
 	a.over = k
 	return a, nil
+}
+
+// connection returns the kept connection where r may go over it, and else a new one in its place. limited is ctx with the time
+// limit of r.
+func (c *Client) connection(ctx, limited context.Context, r *request) (*conn, *Error) {
+	if k := c.conn; k != nil && k.settled(limited) && k.serves(r) && (k.links() || !c.capped(k.origin)) {
+		return k, nil
+	}
+	// There is none; or the server closed it after the last answer, or spoke on; or it is another server that is asked now;
+	// or the connection came before we knew that requests are to be linked.
+	c.HangUp()
+	k, err := c.dial(limited, r)
+	if err != nil {
+		return nil, c.broken(ctx, limited, r, k, false, err)
+	}
+	c.conn = k
+	if k.origin == originOf(c.o.URL) {
+		c.shown = append(c.shown, k.chain)
+		c.giveUpImplicit()
+	}
+	return k, nil
 }
 
 // serves reports whether r may be sent over k: it leads to the origin that r goes to, and was judged by the same hosts.

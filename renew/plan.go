@@ -102,9 +102,9 @@ func (p Policy) threshold(l Leaf, life time.Duration) time.Time {
 }
 
 // renewAt returns Plan.RenewAt of an enabled policy. start is the first instant of the renewal window at which the
-// certificate is valid, and left how much of its life is left then. The first renewals under SpreadFirst lie between an eighth of the way
-// to the threshold and the threshold, and none where Guard would hold it: a fleet of one minute then asks for little more at
-// its busiest than on average, which leaves room for what an outage adds (make sim).
+// certificate is valid, and left how much of its life is left then. The first renewals under SpreadFirst lie between an
+// eighth of the way to the threshold and the threshold, and none where Guard would hold it: a fleet of one minute then asks
+// for little more at its busiest than on average, which leaves room for what an outage adds (make sim).
 func (p Policy) renewAt(l Leaf, start time.Time, life, left time.Duration) time.Time {
 	place := Spread(l.Raw)
 	ahead := start.Sub(l.NotBefore)

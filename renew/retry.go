@@ -81,8 +81,8 @@ func (p Policy) Resume(l Leaf, draw float64, now time.Time) time.Duration {
 
 // Sane returns next, a stored time for the next attempt, or now where next is further ahead than any rule puts it:
 // more than one and a half times Retry, or the spread of a reload or the least wait where that is more. Such a time was
-// written while the clock was wrong, or under another policy. leaf is nil while there is no certificate. What a server asked for is capped by
-// [CapRetryAfter].
+// written while the clock was wrong, or under another policy. leaf is nil while there is no certificate. For what a server
+// asked for see [Obeyed].
 func (p Policy) Sane(leaf *Leaf, next, now time.Time) time.Time {
 	retry := max(0, p.Retry.Of(basis(leaf, now)))
 	limit := max(retry+min(retry/2, math.MaxInt64-retry), leastWait)
