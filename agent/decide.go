@@ -37,6 +37,8 @@ type question struct {
 	cloned   bool // the live generation was issued to another device
 	// holdForIdentity: the EST identity has not had its first attempt.
 	holdForIdentity string
+	// holdForFiles: what a person provides cannot be read, as its file system hangs. An attempt would hang with it.
+	holdForFiles bool
 }
 
 // decision says what to do now, and when to look again.
@@ -74,6 +76,11 @@ func decide(q question) decision {
 	}
 	if q.holdForIdentity != "" {
 		d.why = fmt.Sprintf("waiting for the first attempt of the EST identity %s", q.holdForIdentity)
+		return d
+	}
+
+	if q.holdForFiles {
+		d.at, d.why = q.now.Add(maxSleep), "files that it needs do not answer; looking again"
 		return d
 	}
 

@@ -108,6 +108,11 @@ func TestDecide(t *testing.T) {
 			q.now, q.drift.key = at(.1), true
 		}, attempt: true, reason: reasonKeyDrift, at: at(.1)},
 
+		{name: "files that hang", q: due, change: func(q *question) { q.holdForFiles = true },
+			reason: reasonThreshold, at: at(.85).Add(maxSleep)},
+		{name: "files that hang hold up nothing that is not due", q: due, change: func(q *question) {
+			q.now, q.holdForFiles = at(.5), true
+		}, at: at(.8)},
 		{name: "waiting for the EST identity", q: due, change: func(q *question) {
 			q.leaf, q.holdForIdentity = nil, "est-id"
 		}, reason: reasonMissing},

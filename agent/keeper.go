@@ -50,6 +50,7 @@ type keeper struct {
 	from        int                // the generation that was live when the running attempt began; 0 for none
 	cancel      context.CancelFunc // ends the running attempt
 	saveErr     error              // the retry state could not be written
+	reading     <-chan provided    // of files that did not answer in time; nil while none is owed
 	why         string             // what the last look planned, for people
 	planned     time.Time          // and for when
 	attempts    []status.Attempts  // since the agent was started; shared with views: it never changes
@@ -177,7 +178,10 @@ func (k *keeper) question() (question, error) {
 			return question{}, err
 		}
 	}
-	k.noticeRepair()
+	files, readable := k.readProvided()
+	if readable {
+		k.noticeRepair(files.login)
+	}
 	credible := a.clock.credible()
 	if credible {
 		k.retry = believed(k.retry, now)
@@ -189,12 +193,14 @@ func (k *keeper) question() (question, error) {
 	k.noticeClone()
 	q := question{
 		now: now, credible: credible, policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
-		holdForIdentity: a.holds(k.cfg),
+		holdForIdentity: a.holds(k.cfg), holdForFiles: !readable,
 	}
 	if k.live != nil {
 		leaf := *k.leaf()
 		q.leaf, q.issued = &leaf, k.live.Meta.Issued
-		k.noticeDrift(&q, leaf)
+		if readable && files.err == nil { // a name that cannot be read now is no change of the name
+			k.noticeDrift(&q, leaf, files.want)
+		}
 		k.resume(q, leaf)
 	}
 	q.retry = k.retry
@@ -222,11 +228,7 @@ func serves(server string, c *config.Certificate) bool {
 }
 
 // noticeDrift compares the configured request with the recorded one and gives a new difference its time.
-func (k *keeper) noticeDrift(q *question, leaf renew.Leaf) {
-	want, err := desire(k.cfg, k.agent.o.Host)
-	if err != nil {
-		return // a name that cannot be read now is no change of the name
-	}
+func (k *keeper) noticeDrift(q *question, leaf renew.Leaf, want desired) {
 	q.drift = driftOf(k.live, want.recorded)
 	if !q.drift.any() {
 		if k.retry.Drift.Failures > 0 && k.retry.Failures == 0 {
@@ -262,7 +264,7 @@ func (k *keeper) leaf() *renew.Leaf {
 
 // schedule sets when to look again: for the sake of the certificate, and of those whom it is for.
 func (k *keeper) schedule(at time.Time, others ...time.Time) {
-	if k.retry.Failures > 0 || len(k.retry.Problems) > 0 || k.saveErr != nil || k.courier.saveErr != nil || k.envoy.saveErr != nil {
+	if k.reading != nil || k.retry.Failures > 0 || len(k.retry.Problems) > 0 || k.saveErr != nil || k.courier.saveErr != nil || k.envoy.saveErr != nil {
 		// Somebody may repair a credential or an anchor, or make room on the disk, which no event tells.
 		if soon := k.agent.o.Now().Add(maxSleep); at.IsZero() || at.After(soon) {
 			at = soon
@@ -292,6 +294,12 @@ func (k *keeper) publish(d decision, lookErr error) {
 		if err != nil {
 			v.problems = append(v.problems, storeProblem(err))
 		}
+	}
+	if k.reading != nil {
+		v.problems = append(v.problems, Problem{
+			Code: "files-hang", Text: "the files that this certificate's login, trust or name is read from do not answer",
+			Hint: "see to the file system that they lie on, or keep them on this device; they are looked at each minute",
+		})
 	}
 	if !d.attempt && (d.why != k.why || !d.at.Equal(k.planned)) {
 		k.logPlan(d)

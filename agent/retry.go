@@ -141,9 +141,9 @@ const (
 )
 
 // noticeRepair ends the back-off where what it belongs to has changed.
-func (k *keeper) noticeRepair() {
+func (k *keeper) noticeRepair(login string) {
 	before := k.retry.Login
-	k.retry.Login = k.agent.login(k.cfg, k.stamp)
+	k.retry.Login = login
 	if before != "" && before != k.retry.Login {
 		k.repaired()
 	}
