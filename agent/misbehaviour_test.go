@@ -41,9 +41,6 @@ func TestMisbehavioursLeaveTheStoreAlone(t *testing.T) {
 	slots := make(chan struct{}, 16) // attempts that wait for their time limit cost nothing
 	for _, m := range esttest.Misbehaviours() {
 		g := &gateway{dir: t.TempDir(), timeout: 30 * time.Second, log: &lockedBuffer{}}
-		if m.Silent {
-			g.timeout = 2 * time.Second
-		}
 		done := make(chan error, 1)
 		go func() { // ends with its attempts, which have a time limit
 			slots <- struct{}{}
@@ -96,6 +93,9 @@ func (g *gateway) renewAt(m esttest.Misbehaviour) error {
 
 	passed.Store(int64(20 * time.Hour)) // of the 24 that it is valid for
 	s.Misbehave(m)
+	if m.Silent {
+		g.timeout = 2 * time.Second
+	}
 	var proxy *url.URL
 	if m.Proxy {
 		proxy = &url.URL{Scheme: "http", Host: s.Addr(), User: url.UserPassword(markedUser, markedPassword)}

@@ -156,6 +156,7 @@ func TestCheckTrouble(t *testing.T) {
 	for _, tc := range []struct {
 		name       string
 		options    esttest.Options
+		args       []string
 		trouble    func(t *testing.T, g *gateway, s *esttest.Server)
 		code       int
 		id         string
@@ -204,7 +205,7 @@ func TestCheckTrouble(t *testing.T) {
 			id: "est-password", verdict: check.Failed, text: "(HTTP 401)", hint: "check username and password",
 		},
 		{
-			name: "server that hangs", code: 1, trouble: func(t *testing.T, _ *gateway, s *esttest.Server) {
+			name: "server that hangs", code: 1, args: []string{"--timeout", "5s"}, trouble: func(t *testing.T, _ *gateway, s *esttest.Server) {
 				s.Always("", esttest.Hang(t.Context()))
 			},
 			id: "est-cacerts", verdict: check.Failed, text: "nothing more came", hint: "",
@@ -283,7 +284,7 @@ func TestCheckTrouble(t *testing.T) {
 			t.Parallel()
 			g, s := ward(t, tc.options)
 			tc.trouble(t, g, s)
-			r := g.doctor(tc.code, "--timeout", "5s")
+			r := g.doctor(tc.code, tc.args...)
 			says(t, r, tc.id, tc.verdict, tc.text, tc.hint)
 			for _, l := range s.Logins() {
 				if strings.Contains(l.Operation, "enroll") {

@@ -154,6 +154,13 @@ func TestStuckAgent(t *testing.T) {
 		t.Errorf("status is not the agent's: %+v", snapshot)
 	}
 	g.signal(syscall.SIGSTOP)
+	g.until("the agent stands still", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", g.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Contains(stat, []byte(") T ")) // proc_pid_stat(5)
+	})
 	all := []*exec.Cmd{g.command("status"), g.command("renew"), g.command("wait", "--timeout", "0s", "mqtt")}
 	ended := make([]told, len(all))
 	var wg sync.WaitGroup

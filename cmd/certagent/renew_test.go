@@ -166,8 +166,8 @@ func TestInterrupted(t *testing.T) {
 	if !g.certificate("mqtt").Ordered {
 		t.Error("what was asked for is forgotten")
 	}
-	s.Clear()
 	g.stop()
+	s.Clear() // from here on: what was asked for is for the agent that is started in the end
 
 	// A key on its way to an agent that does not take it.
 	cert, key := g.brought(s, "mqtt")

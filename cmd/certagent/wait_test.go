@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"certagent/agent/status"
 	"certagent/est/esttest"
@@ -32,10 +33,29 @@ func TestWait(t *testing.T) {
 	}
 	finish(t, as("wait", "--timeout", "0s", "mqtt")).want(t, 1, "", `nothing is known of mqtt after 0s`)
 	finish(t, as("wait", "--timeout", "-1s", "mqtt")).want(t, 2, "", `cannot be negative`)
-	waiting := make(chan told, 1)
-	go func() { waiting <- finish(t, as("wait", "mqtt")) }()
+	var said logBuffer
+	waiting := as("wait", "mqtt")
+	waiting.Stderr = &said
+	if err := waiting.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- waiting.Wait(); close(ended) }() // ends with the command
+	t.Cleanup(func() {
+		_ = waiting.Process.Kill() // it may have ended
+		for range ended {
+		}
+	})
+	g.until("it waits", func() bool { return strings.HasPrefix(said.String(), "certagent: waiting for mqtt: ") })
 	g.start()
-	(<-waiting).want(t, 0, "", `^certagent: waiting for mqtt: `)
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("certagent wait: %v\n%s", err, &said)
+		}
+	case <-time.After(2 * patience):
+		t.Fatalf("it goes on waiting:\n%s", &said)
+	}
 	if _, err := os.Stat(g.path("out", "pkcs12")); err != nil {
 		t.Error(err)
 	}
