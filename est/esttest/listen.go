@@ -124,9 +124,23 @@ func (b *binding) listen() ([]net.Listener, error) {
 			}
 			return nil, err
 		}
-		listeners = append(listeners, l)
+		listeners = append(listeners, listener{l.(*net.TCPListener)})
 	}
 	return listeners, nil
+}
+
+// listener listens no more once it is closed, even where somebody else has its socket: until it is executed, a program that
+// is being started has all descriptors of the process that starts it (fork(2)).
+type listener struct{ *net.TCPListener }
+
+func (l listener) Close() error {
+	socket, err := l.SyscallConn()
+	if err != nil {
+		return err // it is closed already
+	}
+	// Its errors mean that it does not listen.
+	_ = socket.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	return l.TCPListener.Close()
 }
 
 // release gives the port up. A nil binding holds none.
