@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"certagent/agent/status"
+	"certagent/est/esttest"
 )
 
 // listenWithin is how long these tests wait for what must happen; the network is real, and so is the time.
@@ -154,12 +155,8 @@ func TestListenerIsBounded(t *testing.T) {
 // may give it up.
 func TestListenerThatCannotBeHad(t *testing.T) {
 	t.Parallel()
-	other, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	address := other.Addr().String()
+	other := esttest.New(t, esttest.Options{}) // which keeps the port for this test when it does not listen
+	address := other.Addr()
 	d := newDevice(t, day, oneCertificate+"[metrics]\nlisten = \""+address+"\"\n")
 	a, stop := d.boot()
 	stopped := false
@@ -177,7 +174,7 @@ func TestListenerThatCannotBeHad(t *testing.T) {
 		return ""
 	}
 	eventually(t, "the problem", func() bool { return strings.Contains(problem(), address+": bind: address already in use") })
-	other.Close()
+	other.Stop()
 	send(a.lookAtListener, struct{}{}) // the clock task's minute
 	eventually(t, "an end of the problem", func() bool { return problem() == "" })
 	if r, _ := ask(t, address, scrapeRequest); r == nil || r.StatusCode != 200 {

@@ -227,6 +227,16 @@ type held struct {
 	dir   string
 }
 
+// keyFile is what stands in the generation's key.pem.
+func (h held) keyFile(t *testing.T) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(h.dir, "key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 // read reads the live generation as a consumer does, resolving the link once, and checks modes, formats and that the key
 // matches.
 func (g *gateway) read(id string) (held, error) {

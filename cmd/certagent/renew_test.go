@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -143,7 +144,13 @@ func TestInterrupted(t *testing.T) {
 	interrupt := func(ready func(), args ...string) {
 		t.Helper()
 		cmd := g.command(args...)
-		if err := cmd.Start(); err != nil {
+		// Tests that a shell runs in the background ignore interrupts, and so would what they start. It inherits nothing of a
+		// signal that is caught here (execve(2)).
+		caught := make(chan os.Signal, 1)
+		signal.Notify(caught, os.Interrupt)
+		err := cmd.Start()
+		signal.Stop(caught)
+		if err != nil {
 			t.Fatal(err)
 		}
 		ended := make(chan error, 1)

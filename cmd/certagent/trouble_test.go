@@ -70,6 +70,7 @@ func TestTrouble(t *testing.T) {
 				s.Always("", esttest.Hang(t.Context()))
 			},
 			mend: func(t *testing.T, g *gateway, s *esttest.Server) {
+				s.Clear() // first: a changed configuration is tried at once
 				g.replace("timeout = \"2s\"\ncommon_name =", "common_name =")
 			},
 			says: []string{"2s"},
