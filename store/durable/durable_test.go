@@ -608,6 +608,45 @@ func (f *letsGoFile) Fd() uintptr {
 	return f.File.Fd()
 }
 
+// TestALockThatWasReleasedIsFree: also where a program that its holder is starting has the descriptor still.
+func TestALockThatWasReleasedIsFree(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	var forked []int
+	l, err := durable.Acquire(forks{durable.OS{}, &forked}, path, durable.Mode(0o600))
+	defer func() {
+		for _, fd := range forked {
+			syscall.Close(fd)
+		}
+	}()
+	if err == nil {
+		err = l.Release()
+	}
+	if err != nil || len(forked) == 0 {
+		t.Fatalf("%v, %d descriptors", err, len(forked))
+	}
+	next, err := durable.Acquire(durable.OS{}, path, durable.Mode(0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Release()
+}
+
+// forks is a file system each of whose files is open a second time, as in a process that was forked.
+type forks struct {
+	durable.FS
+	descriptors *[]int
+}
+
+func (f forks) OpenFile(path string, flag int, m fs.FileMode) (durable.File, error) {
+	file, err := f.FS.OpenFile(path, flag, m)
+	if err == nil {
+		var fd int
+		fd, err = syscall.Dup(int(file.Fd()))
+		*f.descriptors = append(*f.descriptors, fd)
+	}
+	return file, err
+}
+
 // TestALockIsNotLeftOpenToOthers: whoever may open the file may lock it, and keep everybody else from doing so.
 func TestALockIsNotLeftOpenToOthers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")

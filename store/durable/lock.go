@@ -166,4 +166,8 @@ func (l *Lock) Held() bool {
 }
 
 // Release gives the lock up. The file stays: removing it would let two processes lock two files of the same name.
-func (l *Lock) Release() error { return l.file.Close() }
+func (l *Lock) Release() error {
+	// First: a program that is being started has the descriptor until it is executed, and with that the lock (flock(2)).
+	err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN)
+	return errors.Join(err, l.file.Close())
+}
