@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -171,9 +172,15 @@ func (c *Certificate) rename(path string) (string, error) {
 	return gone, err
 }
 
-// settle finishes what a crash interrupted; see the package comment for the states.
+// settle finishes what a crash interrupted; see the package comment for the states. It is called for each certificate at a
+// start, so that nothing is opened where one listing shows that there is nothing to finish.
 func (c *Certificate) settle() error {
-	errs := []error{sweepTemps(c.store.fs, c.dir)}
+	entries, err := durable.ReadDir(c.store.fs, c.dir)
+	errs := []error{err, removeTemps(c.store.fs, c.dir, entries)}
+	pending := filepath.Base(c.pendingDir())
+	if err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == pending }) {
+		return errors.Join(errs...)
+	}
 	if dirs := existing(c.store.fs, c.pendingDir()); len(dirs) > 0 {
 		errs = append(errs, sweepTemps(c.store.fs, dirs[0]))
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -217,6 +218,11 @@ func sweepTemps(fsys durable.FS, dir string) error {
 	if err != nil {
 		return err
 	}
+	return removeTemps(fsys, dir, entries)
+}
+
+// removeTemps removes those of the entries of dir.
+func removeTemps(fsys durable.FS, dir string, entries []fs.DirEntry) error {
 	var errs []error
 	for _, e := range entries {
 		if durable.IsTemp(e.Name()) {
