@@ -62,6 +62,9 @@ type Agent struct {
 	started                        time.Time
 	// reloads asks Run for a reload; the letter is answered with its error, if it has a place for one.
 	reloads chan chan<- error
+	// read is closed when what the store keeps of each certificate has been read (readAll), and the keepers run. Nobody is told
+	// before that how certificates are.
+	read chan struct{}
 
 	mu sync.Mutex // guards what follows
 	// cfg is the configuration in force and configErr why it is not the one in the files; nil if it is.
@@ -96,7 +99,7 @@ type publishedView struct {
 	tried bool
 }
 
-// New checks o and reads the store; it starts nothing.
+// New checks o and makes the keepers; it starts nothing, and what is kept of the certificates is read by Run or Once.
 func New(o Options) (*Agent, error) {
 	if o.Config == nil || o.Store == nil || o.Load == nil {
 		return nil, errors.New("make an agent: Config, Load and Store are needed")
@@ -108,6 +111,7 @@ func New(o Options) (*Agent, error) {
 		lookAtSocket: make(chan chan struct{}, 1), lookAtTextfile: make(chan struct{}, 1), lookAtListener: make(chan struct{}, 1),
 		news: make(chan struct{}), started: o.Now(),
 		rewake: make(chan struct{}, 1), changed: make(chan struct{}, 1), reloads: make(chan chan<- error, 1),
+		read:    make(chan struct{}),
 		servers: []status.Server{}, keepers: map[string]*keeper{}, running: map[string]*runningKeeper{}, views: map[string]publishedView{},
 	}
 	a.authorities = newAuthorities(a)
@@ -123,70 +127,57 @@ func New(o Options) (*Agent, error) {
 	}
 	a.clock = newClock(&a.o, known, !o.Config.Clock.Check)
 	stamp := stampOf(o.Config.Files)
-	if err := a.addAll(o.Config.Certificates, stamp); err != nil {
-		return nil, err
+	for i := range o.Config.Certificates {
+		if _, err := a.add(&o.Config.Certificates[i], stamp); err != nil {
+			return nil, err
+		}
 	}
 	a.dropVanished()
 	a.lookAtUnmanaged()
 	return a, nil
 }
 
-// readAtOnce is how many certificates are read at once: a disk that is asked for several things answers sooner.
-const readAtOnce = 8
-
-// addAll makes the keepers of all, side by side.
-func (a *Agent) addAll(all []config.Certificate, stamp string) error {
-	errs := make([]error, len(all))
-	var next atomic.Int64
-	var readers sync.WaitGroup
-	for range min(readAtOnce, len(all)) {
-		readers.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
-				errs[i] = a.add(&all[i], stamp)
-			}
-		})
-	}
-	readers.Wait()
-	return errors.Join(errs...)
-}
-
-// add makes the keeper of c, which never changes, without starting it.
-func (a *Agent) add(c *config.Certificate, stamp string) error {
+// add makes the keeper of c, which never changes, without reading anything and without starting it.
+func (a *Agent) add(c *config.Certificate, stamp string) (*keeper, error) {
 	k, err := newKeeper(a, c, stamp)
 	if err != nil {
-		return fmt.Errorf("open certificate %s in the store: %w", c.ID, err)
+		return nil, fmt.Errorf("open certificate %s in the store: %w", c.ID, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.keepers[c.ID] = k
-	v := view{id: c.ID, cfg: k.cfg, live: k.live, liveErr: k.liveErr, retry: k.retry, delivery: k.courier.shown(), host: a.o.Host}
-	a.views[c.ID] = publishedView{view: v, live: k.live, tried: k.tried}
-	return nil
+	return k, nil
 }
 
 // Run keeps the certificates until ctx ends; it returns nil then. No problem with a certificate ends it.
 func (a *Agent) Run(ctx context.Context) error {
 	var tasks sync.WaitGroup
-	a.mu.Lock()
-	for id := range a.keepers {
-		a.startLocked(ctx, id)
-	}
-	a.mu.Unlock()
-	tasks.Go(func() { a.tick(ctx) })            // ends with ctx
-	tasks.Go(func() { a.authorities.run(ctx) }) // ends with ctx
-	go a.watchOutputs(ctx)                      // ends with ctx, unless a file system hangs
-	go a.sweep(a.vanished)                      // ends when it has looked, unless a file system hangs
+	tasks.Go(func() { a.tick(ctx) }) // ends with ctx
+	go a.watchOutputs(ctx)           // ends with ctx, unless a file system hangs
+	go a.sweep(a.vanished)           // ends when it has looked, unless a file system hangs
 	began := time.Now()
 	a.present(a.o.Log.Info().Str("event", "start")).Msg("agent started")
 	a.openSocket(ctx, &tasks)
 	go a.keepTextfile(ctx)                   // ends with ctx, unless a file system hangs
 	tasks.Go(func() { a.keepListener(ctx) }) // ends with ctx
-	line := a.Snapshot().Line()
+	line := "reading what is kept of the certificates"
 	a.o.Notify("READY=1\nSTATUS=" + line)
-	changed, rested := (<-chan struct{})(a.changed), (<-chan time.Time)(nil)
+	tasks.Go(func() { // ends with ctx, but not before all is read
+		a.readAll()
+		a.startAll(ctx)
+		close(a.read) // what compares keepers with another configuration finds all of them
+		a.authorities.run(ctx)
+	})
+	read, reloads := a.read, (chan chan<- error)(nil)
+	changed, rested := (<-chan struct{})(nil), (<-chan time.Time)(nil)
 	for {
 		select {
-		case answer := <-a.reloads:
+		case <-read:
+			// From here on there is something to tell, and a whole set of keepers to compare with another configuration.
+			read, reloads, changed = nil, a.reloads, a.changed
+			send(a.changed, struct{}{})
+			continue
+		case answer := <-reloads:
 			a.o.Notify(reloading())
 			err := a.reload(ctx)
 			a.o.Notify("READY=1")
@@ -237,6 +228,18 @@ func (a *Agent) present(z *zerolog.Event) *zerolog.Event {
 // statusPause is the least time between two lines of status: to describe a thousand certificates takes a while, and when
 // they are renewed at once each of them changes several times.
 const statusPause = 500 * time.Millisecond
+
+// startAll starts the keepers, unless ctx has ended: then stopAll may have been here.
+func (a *Agent) startAll(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	for id := range a.keepers {
+		a.startLocked(ctx, id)
+	}
+}
 
 // startLocked starts the goroutine of a keeper: it ends with ctx or when it is stopped. A panic restarts the keeper after a
 // minute; it must not take the other certificates along. a.mu is held.
@@ -294,7 +297,7 @@ func (a *Agent) stopAll(tasks <-chan struct{}) {
 	select {
 	case <-tasks:
 	case <-grace.C:
-		a.o.Log.Warn().Str("event", "stuck").Msg("the refresh of CA certificates did not end in time and is abandoned")
+		a.o.Log.Warn().Str("event", "stuck").Msg("the refresh of CA certificates, or the reading at the start, did not end in time and is abandoned")
 	}
 }
 

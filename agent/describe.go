@@ -167,8 +167,9 @@ func describe(v view) status.Certificate {
 	return s
 }
 
-// Snapshot is the state of a running agent.
+// Snapshot is the state of a running agent. It waits until Run or Once has read what is kept of the certificates.
 func (a *Agent) Snapshot() status.Snapshot {
+	<-a.read
 	_, why := a.clock.judge()
 	a.mu.Lock()
 	defer a.mu.Unlock()

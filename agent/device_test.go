@@ -16,6 +16,7 @@ import (
 
 	"certagent/agent/config"
 	"certagent/store"
+	"certagent/store/durable"
 )
 
 // device is a gateway in a bubble of testing/synctest: a real store, a real agent, and a CA in place of the
@@ -42,11 +43,17 @@ func (d *device) load() (*config.Config, error) {
 // boot starts an agent; the function it returns stops it.
 func (d *device) boot() (*Agent, func()) {
 	d.t.Helper()
+	return d.bootOn(nil)
+}
+
+// bootOn starts an agent on a disk of the test's.
+func (d *device) bootOn(disk durable.FS) (*Agent, func()) {
+	d.t.Helper()
 	cfg, err := d.load()
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	s, err := store.Open(filepath.Join(d.dir, "state"), store.Options{MachineID: "test"})
+	s, err := store.Open(filepath.Join(d.dir, "state"), store.Options{MachineID: "test", FS: disk})
 	if err != nil {
 		d.t.Fatal(err)
 	}

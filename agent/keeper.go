@@ -30,7 +30,7 @@ type keeper struct {
 	// after the look that follows.
 	visits chan func() (after func())
 
-	// read is the fingerprint of the files as last read, for the clock task to compare.
+	// read is the fingerprint of the files as last read, for the clock task to compare; nil before the first time.
 	read atomic.Pointer[string]
 	// watched says that what happens to them is told by the system (Watch).
 	watched atomic.Bool
@@ -77,15 +77,6 @@ func newKeeper(a *Agent, c *config.Certificate, stamp string) (*keeper, error) {
 		visits:  make(chan func() func()),
 		courier: courier{outdated: true, sweep: true}, attempts: []status.Attempts{{Result: status.Issued}},
 	}
-	if k.retry, err = stored.Retry(); err != nil {
-		k.unread = 1 // one bad directory is one certificate's problem: the first look tries again
-	}
-	if k.courier.state, err = stored.Delivery(); err != nil {
-		k.courier.unread = 1
-	}
-	k.readLive()
-	k.noticeEnd()
-	k.tried = a.o.Host.own(k.live) != nil || k.live == nil && k.retry.Failures > 0
 	return k, nil
 }
 

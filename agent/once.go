@@ -15,6 +15,8 @@ import (
 // run before it returns. The error names each certificate that was due and was not issued, or is not delivered. CA
 // certificates that are old are fetched last; that this fails stands in status.
 func (a *Agent) Once(ctx context.Context) error {
+	a.readAll()
+	close(a.read)
 	a.clock.synchronised()
 	var failed error
 	var mu sync.Mutex // guards failed

@@ -63,10 +63,12 @@ func (a *Agent) reload(ctx context.Context) error {
 		a.mu.Unlock()
 		switch {
 		case !have:
-			if err := a.add(c, stamp); err != nil {
+			k, err := a.add(c, stamp)
+			if err != nil {
 				a.o.Log.Error().Str("event", "disk").Str("error", clip(err.Error())).Msg("certificate not taken into keeping")
 				continue
 			}
+			a.readOne(k)
 			added = append(added, c.ID)
 		case !sameCertificate(*old, *c):
 			letters[c.ID] = configuration{c, stamp}

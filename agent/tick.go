@@ -163,7 +163,7 @@ func (a *Agent) lookAtFiles(next string) (last string) {
 			watched++
 			last = k.id
 		}
-		if read := k.read.Load(); read == nil || *read != k.stored.Fingerprint() {
+		if read := k.read.Load(); read != nil && *read != k.stored.Fingerprint() {
 			send(k.kick, struct{}{})
 		}
 	}

@@ -164,9 +164,9 @@ func enrols(t *testing.T, m *machine) {
 	if asked := m.est.asked(); len(asked) == 0 || !strings.Contains(asked[0], "simpleenroll") {
 		t.Errorf("the server was asked %q", asked)
 	}
-	if status := m.property(t, "StatusText"); !strings.Contains(status, "valid") {
-		t.Errorf("systemctl status: %s", status)
-	}
+	m.until(t, "systemctl status says that it is valid", func() bool {
+		return strings.Contains(m.property(t, "StatusText"), "valid")
+	})
 }
 
 // ownersAndModes: every path that the package, a person and the agent made, as docs/installation.md and
