@@ -11,6 +11,7 @@ import (
 	"certagent/agent/onboard"
 	"certagent/agent/status"
 	"certagent/store"
+	"certagent/store/durable"
 )
 
 // cloud is what the device certificate is to be known to, and how far that is: one protocol of agent/onboard, with what is
@@ -56,6 +57,7 @@ type contact struct {
 	dialer    onboard.Dialer
 	userAgent string
 	now       func() time.Time
+	trust     durable.Trust // in files that go along
 }
 
 // tiding is what came of an errand.

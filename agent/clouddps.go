@@ -111,8 +111,9 @@ func (l *dpsLink) exchange(ctx context.Context, want dps.Registration, live *sto
 		}
 		certificate := live.TLS()
 		l.client = dps.New(dps.Options{
-			Registration: want, Certificate: &certificate, Roots: roots, Payload: p.Payload, Dialer: to.dialer,
-			UserAgent: to.userAgent, Now: to.now,
+			Registration: want, Certificate: &certificate, Roots: roots, Payload: p.Payload,
+			ReadPayload: func(name string) ([]byte, error) { return readPayload(name, to.trust) },
+			Dialer:      to.dialer, UserAgent: to.userAgent, Now: to.now,
 		})
 	}
 	return l.client.Exchange(ctx, step)

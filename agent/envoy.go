@@ -10,6 +10,7 @@ import (
 	"certagent/agent/onboard/dps"
 	"certagent/agent/status"
 	"certagent/store"
+	"certagent/store/export"
 )
 
 // envoy is the part of the device certificate's keeper that makes it known to the cloud. It belongs to the keeper's
@@ -188,7 +189,7 @@ func (k *keeper) send(ctx context.Context, why string) {
 	}
 	ctx, e.cancel = context.WithCancel(ctx)
 	e.running = true
-	errand := e.cloud.begin(contact{a.o.Clouds, a.userAgent(), a.o.Now}, a.o.Rand(), a.o.Now())
+	errand := e.cloud.begin(a.contact(), a.o.Rand(), a.o.Now())
 	// A state that cannot be written keeps nobody waiting: what is on disk then has the errand done once more after a crash.
 	k.saveOnboarding()
 	go func() { k.back <- errand(ctx) }() // ends with the errand
@@ -299,6 +300,12 @@ func (k *keeper) shownOnboarding() (*status.Onboarding, []Problem) {
 		s.NextTry = time.Time{}
 	}
 	return &s, problems
+}
+
+// contact is what an errand needs. Those who may write what goes along are those who may write where outputs lie.
+func (a *Agent) contact() contact {
+	uid, gid := a.o.Store.Owner()
+	return contact{dialer: a.o.Clouds, userAgent: a.userAgent(), now: a.o.Now, trust: export.Writer{UID: uid, GID: gid}.Trust()}
 }
 
 // provisioning is what the configuration in force says of the cloud.

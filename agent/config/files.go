@@ -18,7 +18,7 @@ type namedFile struct {
 }
 
 // CheckFiles looks at the files that the configuration names, without opening them: what is missing, and what others
-// may read and should not. It is the same whoever asks on whatever machine, as where an image is built; how the agent's user sees a
+// may read or write and should not. It is the same whoever asks on whatever machine, as where an image is built; how the agent's user sees a
 // gateway's files is for package agent/check. Files of systemd credentials are left out, being there for the service alone. It is what
 // a person asks for; the daemon looks at each file when it needs it.
 func (c *Config) CheckFiles() []Warning {
@@ -47,6 +47,8 @@ func (f namedFile) look() (text, hint string) {
 		return "everybody may read " + f.path, "chmod o= " + f.path
 	case f.secret && info.Mode()&0o022 != 0:
 		return "others may write " + f.path, "chmod go-w " + f.path
+	case info.Mode()&0o002 != 0:
+		return "everybody may write " + f.path, "chmod o-w " + f.path
 	}
 	return "", ""
 }

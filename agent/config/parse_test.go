@@ -166,6 +166,7 @@ func TestCheckFiles(t *testing.T) {
 		return name
 	}
 	doc := fmt.Sprintf(`
+provisioning = { source = "dps", id_scope = "0ne", payload = { uri = %q } }
 [cert_issuance.est]
 trusted_certs = [%q, %q]
 [cert_issuance.est.auth]
@@ -173,7 +174,7 @@ username = "u"
 password = "p"
 bootstrap_identity_cert = %q
 bootstrap_identity_pk = %q
-`, write("ca.pem", 0o644, ""), filepath.Join(dir, "missing.pem"), write("boot.pem", 0o644, ""),
+`, write("payload.json", 0o646, "{}"), write("ca.pem", 0o644, ""), filepath.Join(dir, "missing.pem"), write("boot.pem", 0o644, ""),
 		write("boot.key", 0o604, "")) + urls + `
 [cert_issuance.certs.a]
 common_name_from = "file://` + dir + `"
@@ -193,11 +194,12 @@ username = ""
 		got = append(got, fmt.Sprintf("%d %s", w.Place.Line, strings.ReplaceAll(w.Text, dir+"/", "")))
 	}
 	want := []string{
-		"3 missing.pem does not exist (yet)",
-		"6 everybody may read config.toml, which holds this password",
-		"8 everybody may read boot.key",
-		"14 " + dir + " is no regular file",
-		"19 others may write password",
+		"2 everybody may write payload.json",
+		"4 missing.pem does not exist (yet)",
+		"7 everybody may read config.toml, which holds this password",
+		"9 everybody may read boot.key",
+		"15 " + dir + " is no regular file",
+		"20 others may write password",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -27,7 +27,7 @@ func (w Writer) place(f *file) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("write %s: not an absolute path", f.out.Path)
 	}
-	dir, info, err := durable.Walk(f.fs, filepath.Dir(path), durable.Trust{Others: w.others, Owns: w.trusts})
+	dir, info, err := durable.Walk(f.fs, filepath.Dir(path), w.Trust())
 	if errors.Is(err, fs.ErrNotExist) {
 		return refuseMissing(f, filepath.Dir(path))
 	}
@@ -52,6 +52,10 @@ func (w Writer) place(f *file) error {
 	}
 	return nil
 }
+
+// Trust is who may have a hand in the directories that lead to an output. What is no output, and others must not have
+// written either, is held to it too.
+func (w Writer) Trust() durable.Trust { return durable.Trust{Others: w.others, Owns: w.trusts} }
 
 // trusts reports whether uid is trusted with directories.
 func (w Writer) trusts(uid int) bool { return uid == 0 || uid == w.UID }

@@ -37,9 +37,11 @@ type Options struct {
 	// Roots verify the endpoint. nil means the system's. EST's anchors have no say here.
 	Roots *x509.CertPool
 
-	// Payload is the name of a file whose JSON goes to the webhook of a custom allocation; "" is none. It is read at
-	// each registration.
-	Payload string
+	// Payload is the name of a file whose JSON goes to the webhook of a custom allocation; "" is none. ReadPayload reads
+	// it, at each registration, so that a change of it needs no restart. Who may have written it is for that to judge; its
+	// error names the file, and nothing of what is in it.
+	Payload     string
+	ReadPayload func(name string) ([]byte, error)
 
 	Dialer    onboard.Dialer
 	UserAgent string
@@ -187,8 +189,9 @@ func (c *Client) request(step Step) (*http.Request, error) {
 			Payload        json.RawMessage `json:"payload,omitempty"`
 		}{RegistrationID: want.RegistrationID}
 		if c.o.Payload != "" {
-			if message.Payload, err = readPayload(c.o.Payload); err != nil {
-				return fail(CodePayload, err, "payload.uri must name a file with JSON that the agent may read")
+			if message.Payload, err = c.o.payload(); err != nil {
+				return fail(CodePayload, err,
+					"payload.uri must name a file with JSON that the agent may read, and only root and the agent may change")
 			}
 		}
 		c.secrets, c.sent = secretsOf(message.Payload), true

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -139,7 +140,7 @@ func newRig(t *testing.T, o dpstest.Options) *rig {
 	r.dialer = &est.Dialer{Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }, Now: r.clock.Now}
 	r.o = dps.Options{
 		Registration: dps.Registration{Endpoint: r.server.URL(), IDScope: r.server.IDScope(), RegistrationID: "gw-17"},
-		Roots:        pool(r.server.Root), Dialer: r.dialer, UserAgent: "certagent/test", Now: r.clock.Now,
+		Roots:        pool(r.server.Root), Dialer: r.dialer, ReadPayload: os.ReadFile, UserAgent: "certagent/test", Now: r.clock.Now,
 	}
 	r.holds(r.ca.issue("gw-17"))
 	t.Cleanup(func() { r.client.Close() })
