@@ -128,7 +128,7 @@ func (d *dpsCloud) record(link *dpsLink, want dps.Registration, step dps.Step, a
 		d.result = result
 	}
 	expected := state.Problem != nil && state.Problem.Notice
-	end = !expected && (result != nil || err != nil || state.Operation == nil)
+	end = !expected && (result != nil || err != nil || state.Operation == nil && !state.AskedSince())
 	if end || err != nil || d.want != want {
 		link.close()
 	}

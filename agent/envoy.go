@@ -28,6 +28,7 @@ type envoy struct {
 	running bool
 	cancel  context.CancelFunc // ends the running errand
 	ordered bool               // somebody asked for it, and no try since has come to an end
+	more    bool               // of them that it be done once more than what is under way
 	waived  bool               // deliveries wait no more
 	event   *registrationEvent // of the registration under way; nil between two
 	saveErr error              // what is to be stored could not be written
@@ -65,7 +66,7 @@ func (k *keeper) register(ctx context.Context) (at time.Time) {
 	next := e.cloud.next(now)
 	switch {
 	case next.why == "":
-		e.ordered = false
+		e.ordered, e.more = false, false
 		return time.Time{}
 	case !k.agent.clock.credible():
 		return time.Time{} // that it is has everybody look
@@ -127,7 +128,7 @@ func (k *keeper) leaveCloud() {
 		e.cloud.hangUp()
 	}
 	e.cloud, e.files, e.result, e.state, e.event = nil, nil, nil, nil, nil
-	e.ordered, e.waived, e.saveErr, e.unread = false, false, nil, 0
+	e.ordered, e.more, e.waived, e.saveErr, e.unread = false, false, false, nil, 0
 	e.file.Store(nil)
 }
 
@@ -211,7 +212,7 @@ func (k *keeper) returned(t tiding) (end bool) {
 	if !end {
 		return false
 	}
-	e.event, e.ordered = nil, false
+	e.event, e.ordered, e.more = nil, e.more, false
 	s, problems := e.cloud.describe(now)
 	ev.end(s, problems, t.class, e.cloud.next(now), now)
 	if ev.Result == status.Registered {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -62,6 +63,45 @@ func TestOrderOutlastsTheAgent(t *testing.T) {
 		settle()
 		c.mustAsk("register", "poll", "register", "register", "poll")
 		c.mustBeKnown(a)
+	})
+}
+
+// TestAskedAtTheEnd: an order that comes while the last answer of a registration is on its way has the device register once more, and
+// is open until then.
+func TestAskedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{})
+		defer c.end()
+		asked := make(chan struct{})
+		c.cloud.Next(dpstest.OpPoll, func(w http.ResponseWriter, r *http.Request, real http.Handler) {
+			real.ServeHTTP(w, r) // what the service knows by then does not count
+			<-asked
+		})
+		a, stop := c.boot()
+		defer stop()
+		time.Sleep(10 * time.Second)
+		c.mustAsk("register", "poll")
+		answer, err := a.Onboard(t.Context(), control.Onboarding{Again: true})
+		if err != nil || answer.Known || answer.Waits != "" {
+			t.Errorf("onboard --again: %+v, %v", answer, err)
+		}
+		close(asked)
+		time.Sleep(time.Second)
+		settle()
+		c.mustAsk("register", "poll", "register")
+		if o := device0(a).Onboarding; !o.Ordered || o.Why != "asked" {
+			t.Errorf("when what was under way has ended status says %+v", o)
+		}
+		time.Sleep(time.Minute)
+		settle()
+		c.mustAsk("register", "poll", "register", "poll")
+		c.mustBeKnown(a)
+		if device0(a).Onboarding.Ordered {
+			t.Error("what was asked for is still said to be open")
+		}
+		c.logs.mustSay(t, 2, `"event":"registration"`)
+		c.logs.mustSay(t, 2, `"result":"registered"`)
 	})
 }
 

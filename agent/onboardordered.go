@@ -81,6 +81,7 @@ func (k *keeper) orderRegistration(again bool) (control.Onboarded, error) {
 	switch {
 	case again:
 		e.cloud.ask()
+		e.more = e.running // which may be at its end, and says nothing of what the cloud has changed since it began
 	case next.why != "":
 		e.cloud.retryNow()
 	default:

@@ -2,6 +2,7 @@ package awsiot_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"slices"
@@ -160,6 +161,28 @@ func TestAsked(t *testing.T) {
 	s, r := try(s, renewed, nil)
 	if r == nil || r.Tries != 2 || s.Again || s.Of != renewed || !s.LastTry.Equal(now) || s.Problem != nil || !s.NextTry.IsZero() {
 		t.Errorf("%+v, %+v", s, r)
+	}
+}
+
+// Who asks while a connection is under way wants one that begins after that, whatever comes of it.
+func TestAskedMeanwhile(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, err := range map[string]error{
+		"well": nil, "badly": &awsiot.Error{Class: awsiot.ErrDenied, Code: awsiot.CodeDenied}, "called off": context.Canceled,
+	} {
+		s := awsiot.State{}.Ask() // an order that is being done is not this one either
+		step := awsiot.Next(registration, result(), s, now)
+		s, r := s.Begin(registration, 0, now).Ask().After(registration, step, err, 0, now)
+		if r == nil {
+			r = result()
+		}
+		step = awsiot.Next(registration, r, s, now)
+		if step.Why != onboard.Asked || !step.At.IsZero() {
+			t.Errorf("%s: next %+v, want to connect at once", name, step)
+		}
+		if s, r = s.Begin(registration, 0, now).After(registration, step, nil, 0, now); r == nil || s.Again || s.Doing {
+			t.Errorf("%s: then %+v, %+v", name, s, r)
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ type State struct {
 	Version int `json:"version"`
 	// Again says that a person wants the device to connect although nothing changed. It stands until that was done.
 	Again bool `json:"again,omitempty"`
+	// Doing says that the connection under way began after that. Orders that come meanwhile are not met by it.
+	Doing bool `json:"doing,omitempty"`
 
 	// Of is what all below is about.
 	Of Registration `json:"of,omitzero"`
@@ -49,7 +51,7 @@ func ParseState(file []byte) State {
 
 // Ask is the state after a person wants the device to connect again: at once, and with quick tries.
 func (s State) Ask() State {
-	s.Again, s.Dropped, s.Failures, s.NextTry = true, 0, 0, time.Time{}
+	s.Again, s.Doing, s.Dropped, s.Failures, s.NextTry = true, false, 0, 0, time.Time{}
 	return s
 }
 
@@ -88,14 +90,22 @@ func (s State) Begin(want Registration, draw float64, now time.Time) State {
 	}
 	s.Tries++
 	s.Failures++
-	s.LastTry, s.NextTry = now, now.Add(delay(ErrUnavailable, s.Dropped, s.Failures, draw))
+	s.Doing, s.LastTry, s.NextTry = s.Again, now, now.Add(delay(ErrUnavailable, s.Dropped, s.Failures, draw))
 	return s
 }
 
 // After is the state after the connection that [State.Begin] began, for step and with err of [Connect], and the result
 // where AWS IoT said yes. A try that ended because its context was canceled counts for nothing: the agent stops, or a new
-// certificate makes it void. draw, in [0, 1), is a random number of the caller's.
+// certificate makes it void. Whoever asked meanwhile wants one more. draw, in [0, 1), is a random number of the caller's.
 func (s State) After(want Registration, step Step, err error, draw float64, now time.Time) (State, *Result) {
+	after, result := s.after(want, step, err, draw, now)
+	if s.Again && !s.Doing {
+		after = after.Ask()
+	}
+	return after, result
+}
+
+func (s State) after(want Registration, step Step, err error, draw float64, now time.Time) (State, *Result) {
 	s = s.about(want)
 	failures := max(0, s.Failures-1) // what Begin counted
 	e, failed := errors.AsType[*Error](err)

@@ -16,6 +16,9 @@ type State struct {
 	Version int `json:"version"`
 	// Again says that a person wants the device registered although nothing changed. It stands until that was done.
 	Again bool `json:"again,omitempty"`
+	// Doing says that what is being done began after that, so that it will have been done. Orders that come meanwhile are
+	// not met by it.
+	Doing bool `json:"doing,omitempty"`
 	// Operation is what DPS is at; nil while it is at nothing for us.
 	Operation *Operation `json:"operation,omitempty"`
 
@@ -70,9 +73,12 @@ func ParseState(file []byte) State {
 // from the beginning.
 func (s State) Ask() State {
 	s.Former = s.underWay()
-	s.Again, s.Operation, s.NextTry = true, nil, s.RetryAfter
+	s.Again, s.Doing, s.Operation, s.NextTry = true, false, nil, s.RetryAfter
 	return s
 }
+
+// AskedSince reports whether a person asked after the step began that is being done.
+func (s State) AskedSince() bool { return s.Again && !s.Doing }
 
 // underWay is when a registration began that DPS may be at; zero where there is none.
 func (s State) underWay() time.Time {
@@ -143,7 +149,7 @@ func Next(want Registration, result *Result, s State, now time.Time) Step {
 // dies in each would else ask DPS at each start. draw, in [0, 1), is a random number of the caller's.
 func (s State) Begin(want Registration, step Step, draw float64, now time.Time) State {
 	s = s.about(want)
-	s.LastTry = now
+	s.LastTry, s.Doing = now, s.Again
 	if step.Do == Register {
 		s.Failures++
 		s.NextTry = now.Add(delay(nil, s.Failures, draw))
@@ -156,8 +162,16 @@ func (s State) Begin(want Registration, step Step, draw float64, now time.Time) 
 
 // After is the state after step, which [State.Begin] began, and the result where the device is registered. A try that
 // ended because its context was canceled counts for nothing: the agent stops, or a new certificate makes the
-// registration void. draw, in [0, 1), is a random number of the caller's.
+// registration void. Whoever asked meanwhile wants one more. draw, in [0, 1), is a random number of the caller's.
 func (s State) After(want Registration, step Step, a Answer, err error, draw float64, now time.Time) (State, *Result) {
+	after, result := s.after(want, step, a, err, draw, now)
+	if s.AskedSince() {
+		after = after.Ask()
+	}
+	return after, result
+}
+
+func (s State) after(want Registration, step Step, a Answer, err error, draw float64, now time.Time) (State, *Result) {
 	s = s.about(want)
 	failures := s.Failures
 	if step.Do == Register {

@@ -99,6 +99,53 @@ func TestAskedAgainItRegistersOnce(t *testing.T) {
 	}
 }
 
+// Who asks while a registration goes on wants one that begins after that, whatever comes of what is under way; and one that goes on
+// over several looks, or over a restart, is no more than one.
+func TestAskedAgainMeanwhile(t *testing.T) {
+	for _, during := range []dps.Action{dps.Register, dps.Poll} {
+		for name, fault := range map[string]dpstest.Fault{"well": nil, "badly": dpstest.Status(503, "", "Retry-After", "30")} {
+			t.Run(string(during)+" that ends "+name, func(t *testing.T) {
+				r := newRig(t, dpstest.Options{})
+				r.registered()
+				r.state = dps.ParseState(r.state).Ask().Bytes() // an order that is being done is not this one either
+				if during == dps.Poll {
+					r.step()
+				}
+				if fault != nil {
+					r.server.Next("", fault)
+				}
+				step, want, before := r.next(), r.o.Registration, r.count(dpstest.OpRegister)
+				if step.Do != during {
+					t.Fatalf("next step %+v, want %s", step, during)
+				}
+				r.clock.reach(step.At)
+				state := dps.ParseState(r.state).Begin(want, step, 0, r.clock.Now())
+				answer, err := r.client.Exchange(t.Context(), step)
+				state, result := state.Ask().After(want, step, answer, err, 0, r.clock.Now())
+				if result != nil {
+					r.result = result.Bytes()
+				}
+				r.state = state.Bytes()
+				next := r.next()
+				if next.Do != dps.Register || next.Why != onboard.Asked || !next.At.Equal(next.Held) {
+					t.Errorf("next step %+v, want to register as soon as the cloud lets it", next)
+				}
+				r.clock.pass(time.Hour) // what was begun first is over by then
+				r.step()
+				r.restart()
+				r.known(r.registered())
+				wanted := 1
+				if during == dps.Register {
+					wanted = 2 // with the one that was under way
+				}
+				if n := r.count(dpstest.OpRegister) - before; n != wanted {
+					t.Errorf("%d registrations since, want %d", n, wanted)
+				}
+			})
+		}
+	}
+}
+
 // The answer for the old certificate comes when the device has the new one: it is a result, and not the last word.
 func TestAnswerForTheCertificateBefore(t *testing.T) {
 	r := newRig(t, dpstest.Options{})
