@@ -48,6 +48,7 @@ type keeper struct {
 	// forcedAgain: a renewal was forced after the running attempt had made its certificate live
 	forcedAgain bool
 	from        int                // the generation that was live when the running attempt began; 0 for none
+	began       time.Time          // when that was
 	cancel      context.CancelFunc // ends the running attempt
 	saveErr     error              // the retry state could not be written
 	reading     <-chan provided    // of files that did not answer in time; nil while none is owed

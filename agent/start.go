@@ -10,13 +10,16 @@ import (
 	"certagent/store"
 )
 
-// achieved tells whether the running attempt has made live what it was for, and is only about to say so.
-func (k *keeper) achieved() bool { return k.live != nil && k.live.Number > k.from }
+// achieved tells whether the running attempt has made live what it was for, and is only about to say so. What was issued before
+// it began it has not brought: somebody put that back.
+func (k *keeper) achieved() bool {
+	return k.live != nil && k.live.Number > k.from && !k.live.Meta.Issued.Before(k.began)
+}
 
 // start runs an attempt beside the keeper. It ends with ctx, and always with a result.
 func (k *keeper) start(ctx context.Context, d decision) {
 	ctx, k.cancel = context.WithCancel(ctx)
-	k.running, k.forcedAgain, k.from = true, false, 0
+	k.running, k.forcedAgain, k.from, k.began = true, false, 0, k.agent.o.Now()
 	if k.live != nil {
 		k.from = k.live.Number
 	}
