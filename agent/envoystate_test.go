@@ -12,6 +12,7 @@ import (
 	"certagent/agent/onboard/dps"
 	"certagent/agent/onboard/dps/dpstest"
 	"certagent/agent/status"
+	"certagent/store"
 )
 
 // TestTryIsStoredBeforeItIsMade: an agent that dies while it tells the cloud does not tell it at each start.
@@ -64,6 +65,58 @@ func TestOrderOutlastsTheAgent(t *testing.T) {
 		c.mustAsk("register", "poll", "register", "register", "poll")
 		c.mustBeKnown(a)
 	})
+}
+
+// TestKnownBeforeTheFirstLook: what the cloud said last time is shown from the start of an agent on, well or badly; with a problem
+// for as long as it was there.
+func TestKnownBeforeTheFirstLook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClouded(t, day, dpstest.Options{})
+		defer c.end()
+		_, stop := c.boot()
+		time.Sleep(10 * time.Second)
+		stop()
+		c.mustBeKnown(c.unstarted())
+
+		c.cloud.Always("", dpstest.Error(401002, "Unauthorized"))
+		remove(t, c.resultFile())
+		a, stop := c.boot()
+		time.Sleep(time.Hour)
+		settle()
+		before := device0(a)
+		stop()
+		after := device0(c.unstarted())
+		if o, b := after.Onboarding, before.Onboarding; o == nil || o.State != status.Failed || o.Failures != b.Failures || !o.NextTry.Equal(b.NextTry) {
+			t.Errorf("status says %+v, and said %+v before", o, b)
+		}
+		if p, b := after.CloudProblem(), before.CloudProblem(); p == nil || p.Code != dps.CodeUnauthorized || !p.Since.Equal(b.Since) {
+			t.Errorf("the problem is %+v, and was %+v before", p, b)
+		}
+	})
+}
+
+// unstarted is an agent that is not started.
+func (d *device) unstarted() *Agent {
+	d.t.Helper()
+	cfg, err := d.load()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	s, err := store.Open(d.state(), store.Options{MachineID: "test"})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			d.t.Error(err)
+		}
+	}()
+	a, err := New(d.options(cfg, s))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return a
 }
 
 // TestAskedAtTheEnd: an order that comes while the last answer of a registration is on its way has the device register once more, and

@@ -3,6 +3,8 @@ package agent
 import (
 	"sync"
 	"sync/atomic"
+
+	"certagent/agent/config"
 )
 
 // readAtOnce is how many certificates are read at once: a disk that is asked for several things answers sooner.
@@ -33,6 +35,10 @@ func (a *Agent) readOne(k *keeper) {
 	defer k.waits()
 	k.recollect()
 	v := view{id: k.id, cfg: k.cfg, live: k.live, liveErr: k.liveErr, retry: k.retry, delivery: k.courier.shown(), host: a.o.Host}
+	if now := a.o.Now(); k.cfg.Role == config.RoleDevice {
+		// What cannot be read now is read again at the first look, which says so.
+		v.onboarding, v.onboardingProblems, _ = surveyCloud(a.provisioning(), a.o.Store, presentable(a.o.Host.own(k.live), now), now)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.views[k.id] = publishedView{view: v, live: k.live, tried: k.tried}
