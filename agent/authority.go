@@ -165,7 +165,7 @@ func (h *authorities) finish(r refreshed) {
 	wait, _ := renew.CapRetryAfter(v.retryAfter, false)
 	var delay time.Duration
 	fail := func(t store.Trust) store.Trust {
-		state = store.Refresh{Failures: t.Refresh.Failures + 1, LastTry: now, LastError: clip(r.err.Error())}
+		state = store.Refresh{Failures: t.Refresh.Failures + 1, Since: since(t.Refresh.Since, now), LastTry: now, LastError: clip(r.err.Error())}
 		delay = refreshDelay(state.Failures, draw, lastsFor(t, now))
 		state.NextTry = now.Add(max(wait, delay))
 		t.Refresh = state

@@ -1,6 +1,10 @@
 package agent
 
-import "certagent/store"
+import (
+	"time"
+
+	"certagent/store"
+)
 
 // A disk that was copied from another device, as a golden image is when it was made of one that had been in service, brings
 // that device's certificates along. That device lives on: its key must not serve two, and its certificate must not log in
@@ -44,8 +48,9 @@ func (h Host) foreignPending(p *store.Pending, live *store.Generation) bool {
 // noticeClone has a certificate that was issued to another device issued anew at once: what that device's tries have
 // taught says nothing about this one's. A loss keeps its own back-off.
 func (k *keeper) noticeClone() {
-	switch {
+	switch now := k.agent.o.Now(); {
 	case !k.agent.o.Host.cloned(k.live):
+		k.retry.Cloned = time.Time{}
 		if k.retry.Reissue == string(reasonCloned) {
 			// The disk is back where it came from, or somebody has said that this is the device after all. What the tries
 			// since have taught is about a certificate that nobody wants.
@@ -53,15 +58,15 @@ func (k *keeper) noticeClone() {
 		}
 	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced), k.retry.Reissue == string(reasonNewKey):
 		k.retry = afresh(k.retry)
-		k.retry.Reissue = string(reasonCloned)
+		k.retry.Reissue, k.retry.Cloned = string(reasonCloned), since(k.retry.Cloned, now)
 		k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).
 			Msg("certificate was issued to another device, of which this disk is a copy; it will be issued anew, with a new key")
 	default:
-		k.retry.Reissue = string(reasonCloned)
+		k.retry.Reissue, k.retry.Cloned = string(reasonCloned), since(k.retry.Cloned, now)
 	}
 }
 
 // afresh is what of a retry state holds whatever device made the tries.
 func afresh(r store.Retry) store.Retry {
-	return store.Retry{Login: r.Login, LastSuccess: r.LastSuccess, Losses: r.Losses}
+	return store.Retry{Login: r.Login, LastSuccess: r.LastSuccess, Losses: r.Losses, Cloned: r.Cloned}
 }

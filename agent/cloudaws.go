@@ -123,7 +123,9 @@ func (c *awsCloud) describe(now time.Time) (status.Onboarding, []Problem) {
 	s, problems := described(s, c.want.SHA256 != "", next, tried, c.state.Problem)
 	if next.new && c.live != nil { // AWS provisions no certificate that lacks what its template uses, and says nothing of it
 		if p := awsiot.CheckSubject(c.live.Leaf, askedSubject(c.live)); p != nil {
-			problems = append(problems, problemOfCloud(p))
+			told := problemOfCloud(p)
+			told.Since = notAhead(c.live.Meta.Issued, now)
+			problems = append(problems, told)
 		}
 	}
 	return s, problems

@@ -36,7 +36,7 @@ func TestAWSInStatus(t *testing.T) {
 		}
 		ca := newFakeCA(t, day)
 		leaf := ca.sign(t, &x509.Certificate{SerialNumber: big.NewInt(7), Subject: issued, NotBefore: now, NotAfter: now.Add(day)}, key.Public())
-		return &store.Generation{Leaf: leaf, Meta: store.Meta{Request: &store.Request{SubjectDER: der}}}
+		return &store.Generation{Leaf: leaf, Meta: store.Meta{Issued: now, Request: &store.Request{SubjectDER: der}}}
 	}
 	p := config.Provisioning{Source: config.SourceAWS, Endpoint: "a1-ats.iot.example", Port: 8883}
 	whole, lacking := certificate(asked), certificate(pkix.Name{CommonName: "gw-1"})
@@ -83,6 +83,9 @@ func TestAWSInStatus(t *testing.T) {
 			var codes []string
 			for _, p := range problems {
 				codes = append(codes, p.Code)
+				if p.Code == awsiot.CodeSubject && !p.Since.Equal(now) {
+					t.Errorf("%s since %v, want since the certificate was issued", p.Code, p.Since)
+				}
 			}
 			if len(codes) != len(c.codes) || len(codes) > 0 && codes[0] != c.codes[0] {
 				t.Errorf("problems %q, want %q", codes, c.codes)

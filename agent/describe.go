@@ -60,7 +60,8 @@ func describe(v view) status.Certificate {
 	if v.retry.Drift.Failures > 0 {
 		s.Problems = append(s.Problems, Problem{
 			Code: "drift", Text: "the configuration asks for another name, key or usage than the certificate has, and the server has not granted the change",
-			Hint: "have the CA allow the change, or put the old values back; until then the certificate is renewed as it was",
+			Hint:  "have the CA allow the change, or put the old values back; until then the certificate is renewed as it was",
+			Since: v.retry.Drift.Since,
 		})
 	}
 	s.Problems = append(s.Problems, v.problems...)
@@ -89,6 +90,7 @@ func describe(v view) status.Certificate {
 			Hint: "nothing by hand, if a bootstrap credential works: a new key and certificate are being got. Make images for " +
 				"other devices without the state directory. If this is that device, with another machine-id than before, remove " +
 				g.File("meta.json"),
+			Since: v.retry.Cloned,
 		})
 	}
 	s.Generation, s.Directory, s.Subject = g.Number, g.Dir, g.Leaf.Subject.String()
@@ -111,6 +113,7 @@ func describe(v view) status.Certificate {
 		}
 	}
 	s.Threshold, s.RenewAt = plan.Threshold, plan.RenewAt
+	issued := notAhead(g.Meta.Issued, v.now)
 	switch plan.State {
 	case renew.Expired:
 		s.State = status.Expired
@@ -126,7 +129,7 @@ func describe(v view) status.Certificate {
 		s.State = status.NotYetValid
 		s.Problems = append(s.Problems, Problem{
 			Code: "not-yet-valid", Text: fmt.Sprintf("the certificate becomes valid %s", status.Until(g.Leaf.NotBefore.Sub(v.now))),
-			Hint: "nothing by hand if both clocks are right; else set that of this device, or the CA's",
+			Hint: "nothing by hand if both clocks are right; else set that of this device, or the CA's", Since: issued,
 		})
 	case renew.Due:
 		s.State = status.Due
@@ -136,7 +139,6 @@ func describe(v view) status.Certificate {
 	default:
 		s.State = status.Valid
 	}
-	issued := notAhead(g.Meta.Issued, v.now)
 	switch {
 	case plan.BornDue, !issued.IsZero() && policy.Plan(leafOf(g, v.retry), issued).State == renew.Due:
 		s.Problems = append(s.Problems, Problem{

@@ -96,6 +96,7 @@ func (k *keeper) failed(r *result, v verdict, now time.Time) {
 		// Whatever the server has against the change, or takes its time for, must not hold up renewal of what there is.
 		d := &retry.Drift
 		d.Failures++
+		d.Since = since(d.Since, now)
 		if v.refusal {
 			d.Refusals = count(d.Refusals, e.Identity)
 		}
@@ -169,6 +170,14 @@ func count(m map[string]int, name string) map[string]int {
 	}
 	m[name]++
 	return m
+}
+
+// since is when something was noticed that still is: at before, unless that is not known, or a clock said so that stood ahead.
+func since(before, now time.Time) time.Time {
+	if before.IsZero() || before.After(now) {
+		return now
+	}
+	return before
 }
 
 // stored is problems as they are kept on disk, each with the time at which it was first noticed.

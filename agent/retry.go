@@ -68,8 +68,8 @@ func believed(r store.Retry, now time.Time) store.Retry {
 		return r
 	}
 	return store.Retry{
-		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Login: r.Login, Losses: r.Losses,
-		SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Discard: r.Discard, Ordered: r.Ordered, Spent: r.Spent, Begun: r.Begun,
+		LastSuccess: r.LastSuccess, LastIdentity: r.LastIdentity, Reissue: r.Reissue, Cloned: r.Cloned, Login: r.Login,
+		Losses: r.Losses, SpreadRefused: r.SpreadRefused, RenewAt: r.RenewAt, Discard: r.Discard, Ordered: r.Ordered, Spent: r.Spent, Begun: r.Begun,
 		Drift: store.Drift{Wanted: r.Drift.Wanted},
 	}
 }

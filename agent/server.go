@@ -187,7 +187,7 @@ func describeServers(views []serverView, now time.Time) (all []status.Server, pr
 			Text: fmt.Sprintf("the CA certificates of %s %s, and %d tries to fetch them again failed: %s",
 				v.server.url, age, t.Refresh.Failures, t.Refresh.LastError),
 			Hint:   "certificates are renewed all the same; but have /cacerts answer, to which no password is given",
-			Notice: now.Before(v.due.Add(refreshAge(t))),
+			Notice: now.Before(v.due.Add(refreshAge(t))), Since: t.Refresh.Since,
 		})
 	}
 	return all, problems

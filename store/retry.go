@@ -50,6 +50,8 @@ type Retry struct {
 	// Reissue is why the certificate must be issued anew though a live generation verifies: missing, broken, cloned, forced,
 	// new-key. Whoever calls Commit clears it.
 	Reissue string `json:"reissue,omitempty"`
+	// Cloned is since when the live generation is known to be another device's; zero where it is not.
+	Cloned time.Time `json:"cloned,omitzero"`
 	// Discard says that the pending request is to be dropped before the next try.
 	Discard bool `json:"discard,omitempty"`
 	// Ordered says that a person asked for Reissue, and that no attempt made for it has come to an end.
@@ -68,6 +70,7 @@ type Retry struct {
 type Drift struct {
 	Wanted   string         `json:"wanted,omitempty"`   // hash of the request
 	Failures int            `json:"failures,omitempty"` // refused so often, in a row
+	Since    time.Time      `json:"since,omitzero"`     // the first of these
 	NextTry  time.Time      `json:"next_try,omitzero"`
 	Refusals map[string]int `json:"refusals,omitempty"` // in a row, by name of the identity
 }

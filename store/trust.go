@@ -44,6 +44,7 @@ type Trust struct {
 // Refresh is what the tries to fetch CA certificates anew, apart from any renewal, have taught since the last success.
 type Refresh struct {
 	Failures  int       `json:"failures,omitempty"` // in a row
+	Since     time.Time `json:"since,omitzero"`     // the first of these
 	LastTry   time.Time `json:"last_try,omitzero"`
 	NextTry   time.Time `json:"next_try,omitzero"` // Retry-After included
 	LastError string    `json:"last_error,omitempty"`
