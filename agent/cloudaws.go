@@ -52,12 +52,8 @@ func (c *awsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 		want.ClientID = cmp.Or(p.ClientID, live.Leaf.Subject.CommonName)
 		want.SHA256 = onboard.Thumbprint(live.Leaf)
 	}
-	mended := c.to.Source != "" && !reflect.DeepEqual(c.to, p)
-	changed = want != c.want || mended
+	changed = want != c.want || c.to.Source != "" && !reflect.DeepEqual(c.to, p)
 	c.to, c.live, c.want = p, live, want
-	if mended {
-		c.retryNow() // whom to trust may be what was wrong
-	}
 	return changed
 }
 

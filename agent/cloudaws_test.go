@@ -93,3 +93,30 @@ func TestAWSInStatus(t *testing.T) {
 		})
 	}
 }
+
+// TestAWSMended: what a person who reloads may have mended is tried at once, and nothing else: what is wrong with the cloud is no
+// better for it.
+func TestAWSMended(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	p := config.Provisioning{Source: config.SourceAWS, Endpoint: "a1-ats.iot.example", Port: 8883, ClientID: "gw-1"}
+	ca := newFakeCA(t, day)
+	live := &store.Generation{Leaf: ca.cert}
+	of := awsiot.Registration{Endpoint: p.Endpoint, Port: p.Port, ClientID: "gw-1", SHA256: onboard.Thumbprint(ca.cert)}
+	next := now.Add(time.Minute)
+	for code, want := range map[string]time.Time{awsiot.CodeUntrusted: {}, awsiot.CodePending: next, awsiot.CodeUnavailable: next} {
+		aws := cloudOf(p)
+		aws.restore(nil, awsiot.State{Of: of, Failures: 3, LastTry: now, NextTry: next, Problem: &onboard.Problem{Code: code}}.Bytes())
+		aws.aim(p, live)
+		k := &keeper{agent: &Agent{o: Options{Now: func() time.Time { return now }}}, envoy: envoy{cloud: aws}}
+		k.mended()
+		mended := p
+		mended.TrustedCerts = []string{"/roots.pem"}
+		if !aws.aim(mended, live) {
+			t.Error("another trust is no change")
+		}
+		if got := aws.next(now).at; !got.Equal(want) {
+			t.Errorf("%s is tried at %v, want %v", code, got, want)
+		}
+	}
+}

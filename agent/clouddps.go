@@ -64,7 +64,7 @@ func (d *dpsCloud) aim(p config.Provisioning, live *store.Generation) (changed b
 	changed = want != d.want || mended
 	d.to, d.live, d.want = p, live, want
 	if mended {
-		d.retryNow() // whom to trust, or what to send along, may be what was wrong
+		d.retryNow() // what was sent along may be what the webhook did not take
 	}
 	return changed
 }
