@@ -50,6 +50,7 @@ type keeper struct {
 	from        int                // the generation that was live when the running attempt began; 0 for none
 	began       time.Time          // when that was
 	cancel      context.CancelFunc // ends the running attempt
+	awaited     awaited            // what waits for an approval
 	saveErr     error              // the retry state could not be written
 	reading     <-chan provided    // of files that did not answer in time; nil while none is owed
 	why         string             // what the last look planned, for people
@@ -161,7 +162,8 @@ func (k *keeper) question() (question, error) {
 	}
 	// What cannot be read for once must not count as gone for good: without its record a certificate has no drift.
 	incomplete := k.liveErr != nil || k.live != nil && !k.live.HasMeta
-	unchanged := *k.read.Load() == k.stored.Fingerprint()
+	files := k.stored.Fingerprint()
+	unchanged := *k.read.Load() == files
 	if awaited := k.running && k.live == nil && unchanged; !awaited { // else nothing is there, and what there will be is on its way
 		if incomplete || !unchanged {
 			k.readLive()
@@ -181,7 +183,7 @@ func (k *keeper) question() (question, error) {
 	if err := k.discard(); err != nil {
 		return question{}, err
 	}
-	k.checkPending()
+	k.checkPending(files)
 	k.noticeClone()
 	q := question{
 		now: now, credible: credible, policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
@@ -199,16 +201,27 @@ func (k *keeper) question() (question, error) {
 	return q, nil
 }
 
-// checkPending drops the wait for an approval whose request is gone, or is not what is wanted any more.
-func (k *keeper) checkPending() {
+// awaited is a pending request that was read, and the files' fingerprint that it was read under.
+type awaited struct {
+	request *store.Pending // nil where there is none
+	files   string
+}
+
+// checkPending drops the wait for an approval whose request is gone, or is not what is wanted any more. To read a request is to
+// verify it, which takes a signature: it is read once for each fingerprint of the files.
+func (k *keeper) checkPending(files string) {
 	if k.retry.PendingUntil.IsZero() {
+		k.awaited = awaited{}
 		return
 	}
-	p, err := k.stored.Pending()
-	if err != nil {
-		return // nothing is known of it
+	if k.awaited.request == nil || k.awaited.files != files {
+		request, err := k.stored.Pending()
+		if err != nil {
+			return // nothing is known of it
+		}
+		k.awaited = awaited{request, files}
 	}
-	if p == nil || p.Accepted.IsZero() || k.agent.o.Host.foreignPending(p, k.live) || !serves(p.Server, k.cfg) ||
+	if p := k.awaited.request; p == nil || p.Accepted.IsZero() || k.agent.o.Host.foreignPending(p, k.live) || !serves(p.Server, k.cfg) ||
 		k.cfg.Key != "" && string(p.Key.Algorithm()) != k.cfg.Key || p.Request.ServerKey != k.cfg.ServerKey {
 		k.retry.PendingUntil = time.Time{}
 	}
