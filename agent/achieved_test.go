@@ -14,8 +14,9 @@ import (
 	"certagent/agent/status"
 )
 
-// Who has waited for a certificate and looks at status then must not read that it is still being fetched, nor miss when it was
-// issued, and by which login: a certificate that is live before the keeper knows what came of the attempt is not shown yet.
+// Who has waited for a certificate and looks at status then must not read that it is still being fetched, nor miss when it
+// was issued, and by which login: a certificate that is live before the keeper knows what came of the attempt is not shown
+// yet.
 func TestAnAttemptThatHasBroughtItsCertificate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -63,8 +64,8 @@ func (d *device) putLive(number, of int, alter func(meta string) string) {
 
 func instant(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-// While there was none, and the attempt for one hangs, a certificate that somebody puts back is shown, and serves its consumers, within
-// the minute: the attempt has not brought it.
+// While there was none, and the attempt for one hangs, a certificate that somebody puts back is shown within the minute: the
+// attempt has not brought it.
 func TestPutBackDuringAnAttempt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

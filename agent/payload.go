@@ -11,8 +11,8 @@ import (
 // maxPayload bounds the payload file, in bytes. DPS has a lower limit of its own, which may change.
 const maxPayload = 64 << 10
 
-// readPayload reads the file whose JSON goes to the webhook of DPS, which finds a hub for the device by it. What somebody who
-// is not trusted may have written, or may have put into its place, is a [*durable.UnsafeError], as with the places of
+// readPayload reads the file whose JSON goes to the webhook of DPS, which finds a hub for the device by it. What somebody
+// who is not trusted may have written, or may have put into its place, is a [*durable.UnsafeError], as with the places of
 // outputs. It follows links, each as if it stood in the configuration.
 func readPayload(name string, trust durable.Trust) ([]byte, error) {
 	files, path := durable.OS{}, name
