@@ -172,9 +172,9 @@ func (k *keeper) question() (question, error) {
 			return question{}, err
 		}
 	}
-	files, readable := k.readProvided()
+	given, readable := k.readProvided()
 	if readable {
-		k.noticeRepair(files.login)
+		k.noticeRepair(given.login)
 	}
 	credible := a.clock.credible()
 	if credible {
@@ -192,8 +192,8 @@ func (k *keeper) question() (question, error) {
 	if k.live != nil {
 		leaf := *k.leaf()
 		q.leaf, q.issued = &leaf, k.live.Meta.Issued
-		if readable && files.err == nil { // a name that cannot be read now is no change of the name
-			k.noticeDrift(&q, leaf, files.want)
+		if readable && given.err == nil { // a name that cannot be read now is no change of the name
+			k.noticeDrift(&q, leaf, given.want)
 		}
 		k.resume(q, leaf)
 	}
