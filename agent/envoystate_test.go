@@ -96,7 +96,7 @@ func TestKnownBeforeTheFirstLook(t *testing.T) {
 	})
 }
 
-// unstarted is an agent that is not started.
+// unstarted is an agent that has read what is kept, and has not looked at anything yet.
 func (d *device) unstarted() *Agent {
 	d.t.Helper()
 	cfg, err := d.load()
@@ -116,6 +116,8 @@ func (d *device) unstarted() *Agent {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	a.readAll()
+	close(a.read)
 	return a
 }
 

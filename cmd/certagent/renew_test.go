@@ -88,7 +88,7 @@ func TestRenewWhatWaitsForApproval(t *testing.T) {
 	g.configure(served(s))
 	g.tell("run", "--once").want(t, 1, "", `not issued yet \(HTTP 202, .*\ncertagent: hint: certagent status says what to do`)
 	g.start()
-	g.until("the server's 202", func() bool { return g.certificate("mqtt").Pending })
+	g.until("the agent at its socket", func() bool { return !g.status().Started.IsZero() })
 	pending := func() []byte {
 		data, err := os.ReadFile(g.path("state", "certs", "mqtt", "pending", "key.pem"))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
