@@ -47,9 +47,13 @@ func (h Host) foreignPending(p *store.Pending, live *store.Generation) bool {
 
 // noticeClone has a certificate that was issued to another device issued anew at once: what that device's tries have
 // taught says nothing about this one's. A loss keeps its own back-off.
-func (k *keeper) noticeClone() {
-	switch now := k.agent.o.Now(); {
-	case !k.agent.o.Host.cloned(k.live):
+func (k *keeper) noticeClone(credible bool) {
+	cloned := k.agent.o.Host.cloned(k.live)
+	if cloned && credible { // what another clock says would be said for as long as it lasts
+		k.retry.Cloned = since(k.retry.Cloned, k.agent.o.Now())
+	}
+	switch {
+	case !cloned:
 		k.retry.Cloned = time.Time{}
 		if k.retry.Reissue == string(reasonCloned) {
 			// The disk is back where it came from, or somebody has said that this is the device after all. What the tries
@@ -58,11 +62,11 @@ func (k *keeper) noticeClone() {
 		}
 	case k.retry.Reissue == "", k.retry.Reissue == string(reasonForced), k.retry.Reissue == string(reasonNewKey):
 		k.retry = afresh(k.retry)
-		k.retry.Reissue, k.retry.Cloned = string(reasonCloned), since(k.retry.Cloned, now)
+		k.retry.Reissue = string(reasonCloned)
 		k.agent.o.Log.Warn().Str("event", "loss").Str("certificate", k.id).
 			Msg("certificate was issued to another device, of which this disk is a copy; it will be issued anew, with a new key")
 	default:
-		k.retry.Reissue, k.retry.Cloned = string(reasonCloned), since(k.retry.Cloned, now)
+		k.retry.Reissue = string(reasonCloned)
 	}
 }
 

@@ -184,7 +184,7 @@ func (k *keeper) question() (question, error) {
 		return question{}, err
 	}
 	k.checkPending(files)
-	k.noticeClone()
+	k.noticeClone(credible)
 	q := question{
 		now: now, credible: credible, policy: k.cfg.Policy, cloned: a.o.Host.cloned(k.live),
 		holdForIdentity: a.holds(k.cfg), holdForFiles: !readable,

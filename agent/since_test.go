@@ -86,3 +86,28 @@ func TestNotYetValidSinceItCame(t *testing.T) {
 		t.Errorf("not yet valid since %v, want %v", got, came)
 	}
 }
+
+// TestSinceIsOfACredibleClock: a copied disk comes to a device whose clock is not set yet. What that clock says is not kept as
+// since when there is a problem.
+func TestSinceIsOfACredibleClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, longLife, oneCertificate)
+		d.mustTurn()
+		d.on("another")
+		d.ca.fail(unavailable)
+		built := time.Now().Add(day)
+		change := d.change
+		d.change = func(o *Options) {
+			change(o)
+			o.Built = built
+		}
+		a, stop := d.boot()
+		defer stop()
+		time.Sleep(day + 2*time.Minute)
+		settle()
+		if got := sinceOf(t, a.Snapshot(), "cloned-state"); got.Before(built) {
+			t.Errorf("the disk is a copy since %v, when the clock was not credible before %v", got, built)
+		}
+	})
+}
