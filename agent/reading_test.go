@@ -114,3 +114,28 @@ func TestNobodyActsBeforeAllIsRead(t *testing.T) {
 		}
 	})
 }
+
+// TestStopBeforeAllIsRead: an agent whose disk hangs at the start can be stopped, and does nothing more when it answers.
+func TestStopBeforeAllIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, oneCertificate)
+		d.mustTurn()
+		issued := len(d.ca.seen())
+		release := make(chan struct{})
+		a, stop := d.bootOn(&slowReads{FS: durable.OS{Root: d.state()}, id: "device-id", release: release})
+		time.Sleep(time.Minute)
+		a.RenewAll()
+		a.Reload()
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took > stopGrace {
+			t.Errorf("it took %v to stop", took)
+		}
+		close(release)
+		time.Sleep(time.Hour)
+		settle()
+		if n := len(d.ca.seen()); n != issued {
+			t.Errorf("%d certificates issued after the end", n-issued)
+		}
+	})
+}
