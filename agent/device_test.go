@@ -49,6 +49,13 @@ func (d *device) boot() (*Agent, func()) {
 // bootOn starts an agent on a disk of the test's.
 func (d *device) bootOn(disk durable.FS) (*Agent, func()) {
 	d.t.Helper()
+	a, s := d.made(disk)
+	return a, d.start(a, s)
+}
+
+// made is an agent on a disk of the test's that is not started.
+func (d *device) made(disk durable.FS) (*Agent, *store.Store) {
+	d.t.Helper()
 	cfg, err := d.load()
 	if err != nil {
 		d.t.Fatal(err)
@@ -61,7 +68,7 @@ func (d *device) bootOn(disk durable.FS) (*Agent, func()) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	return a, d.start(a, s)
+	return a, s
 }
 
 // start runs a over s until the function that it returns is called.

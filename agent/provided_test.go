@@ -65,3 +65,91 @@ func TestFilesThatHang(t *testing.T) {
 		}
 	})
 }
+
+// TestFilesThatAreSlow: a certificate whose files take longer than a keeper waits, each time, is renewed all the same.
+func TestFilesThatAreSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, strings.Replace(oneCertificate, `common_name = "gateway"`, `common_name_from = "hostname"`, 1))
+		d.change = func(o *Options) {
+			o.Host.Hostname = func() (string, error) { time.Sleep(2 * patience); return "gateway", nil }
+		}
+		_, stop := d.boot()
+		defer stop()
+		time.Sleep(2*day + time.Hour)
+		settle()
+		if n := len(d.ca.seen()); n < 3 {
+			t.Errorf("%d certificates in two days, each the lifetime of one", n)
+		}
+	})
+}
+
+// TestLateFilesOfAnotherConfiguration: what comes late and is of a configuration that was replaced meanwhile says nothing of the new one.
+func TestLateFilesOfAnotherConfiguration(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, longLife, strings.Replace(oneCertificate, `common_name = "gateway"`, `common_name_from = "hostname"`, 1))
+		var slow atomic.Bool
+		d.change = func(o *Options) {
+			o.Host.Hostname = func() (string, error) {
+				if slow.Load() {
+					time.Sleep(2 * patience)
+				}
+				return "gateway", nil
+			}
+		}
+		a, stop := d.boot()
+		defer stop()
+		settle()
+		slow.Store(true)
+		a.kickAll()
+		settle()
+		d.text = strings.Replace(d.text, `common_name_from = "hostname"`, `common_name = "other"`, 1)
+		if err := a.ReloadNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		settle()
+		if name := d.live("device-id").Leaf.Subject.CommonName; name != "other" {
+			t.Errorf("two hours after a reload the certificate is that of %s", name)
+		}
+	})
+}
+
+// TestLateFilesCountForAWhile: what was asked for long ago may say how things were then, and is asked for again.
+func TestLateFilesCountForAWhile(t *testing.T) {
+	for age, counts := range map[time.Duration]bool{maxSleep: true, time.Hour: false} {
+		d := newDevice(t, day, oneCertificate)
+		a, s := d.made(nil)
+		k := a.keepers["device-id"]
+		late := make(chan provided, 1)
+		late <- provided{of: configuration{k.cfg, k.stamp}, asked: time.Now().Add(-age), login: "of then"}
+		k.reading = late
+		if p, ok := k.readProvided(); !ok || (p.login == "of then") != counts || k.reading != nil {
+			t.Errorf("asked for %v ago: %v, %+v", age, ok, p)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestFilesThatCrashUs: a crash over what a person provides for one certificate is that certificate's problem.
+func TestFilesThatCrashUs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, day, strings.Replace(oneCertificate, `common_name = "gateway"`, `common_name_from = "hostname"`, 1)+
+			"\n[cert_issuance.certs.mqtt]\nmethod = \"est\"\ncommon_name = \"mqtt\"\n")
+		d.change = func(o *Options) { o.Host.Hostname = func() (string, error) { panic("deliberate") } }
+		a, stop := d.boot()
+		defer stop()
+		time.Sleep(2 * time.Minute)
+		settle()
+		if d.live("mqtt").Number != 1 {
+			t.Error("the other certificate is not there")
+		}
+		if codes := codes(device0(a)); !strings.Contains(codes, "internal") {
+			t.Errorf("problems: %s", codes)
+		}
+	})
+}
