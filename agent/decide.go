@@ -80,7 +80,7 @@ func decide(q question) decision {
 	}
 
 	if q.holdForFiles {
-		d.at, d.why = q.now.Add(maxSleep), "files that it needs do not answer; looking again"
+		d.at, d.why = q.now.Add(maxSleep), "the files that it needs do not answer"
 		return d
 	}
 

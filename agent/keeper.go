@@ -129,7 +129,7 @@ func (k *keeper) look(ctx context.Context) {
 	default:
 	}
 	k.roomAgain()
-	q, err := k.question()
+	q, err := k.question(patience)
 	if err != nil {
 		k.tried = true // nobody must wait for what cannot be tried
 		k.publish(decision{why: "the state directory cannot be used; looking again within a minute"}, err)
@@ -154,8 +154,9 @@ func (k *keeper) look(ctx context.Context) {
 	k.schedule(d.at, next, cloud)
 }
 
-// question reads what decide needs, and repairs on the way what can be repaired without the network.
-func (k *keeper) question() (question, error) {
+// question reads what decide needs, with so much patience for what a person provides, and repairs on the way what can be repaired
+// without the network.
+func (k *keeper) question(patience time.Duration) (question, error) {
 	a, now := k.agent, k.agent.o.Now()
 	if err := k.readRetry(); err != nil {
 		return question{}, err
@@ -172,7 +173,7 @@ func (k *keeper) question() (question, error) {
 			return question{}, err
 		}
 	}
-	given, readable := k.readProvided()
+	given, readable := k.readProvided(patience)
 	if readable {
 		k.noticeRepair(given.login)
 	}

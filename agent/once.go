@@ -64,7 +64,7 @@ func (a *Agent) Once(ctx context.Context) error {
 // once is the keeper's loop for a single turn. It runs instead of loop, never beside it.
 func (k *keeper) once(ctx context.Context) error {
 	k.looked = true // whoever calls wants it now: nothing is spread
-	q, err := k.question()
+	q, err := k.question(oncePatience)
 	if err != nil {
 		k.tried = true
 		k.publish(decision{}, err)
@@ -88,7 +88,7 @@ func (k *keeper) once(ctx context.Context) error {
 	k.start(ctx, d)
 	r := (<-k.back).(*result) // nothing else runs beside it
 	k.finish(r)
-	if q, err := k.question(); err == nil {
+	if q, err := k.question(oncePatience); err == nil {
 		d := decide(q)
 		k.retry.RenewAt = d.plan.RenewAt
 		k.save()

@@ -16,12 +16,16 @@ type provided struct {
 
 // patience is how long a keeper waits for these files. Much longer, and it would count as stuck (busyAtMost): then the service
 // manager would end the agent with all certificates for the sake of one.
-const patience = 2 * time.Second
+// A turn that nobody watches (Once) has no later look, and waits for as long as a file system may take to be mounted.
+const (
+	patience     = 2 * time.Second
+	oncePatience = 30 * time.Second
+)
 
 // readProvided reads them beside the keeper. ok is false while they cannot be had: then nothing is concluded, and no more is
 // asked of that file system until what was asked has come to an end. What comes late counts at the next look, a minute later, so
 // that files which are always slow are of use; what hung for longer, or is of another configuration, is read again.
-func (k *keeper) readProvided() (p provided, ok bool) {
+func (k *keeper) readProvided(patience time.Duration) (p provided, ok bool) {
 	if k.reading != nil {
 		select {
 		case p = <-k.reading:

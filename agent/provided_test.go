@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -84,6 +85,40 @@ func TestFilesThatAreSlow(t *testing.T) {
 	})
 }
 
+// TestOnceWaitsForFiles: a single turn has no later look, so that it waits for files which are slow, as on a file system that is mounted
+// first. It ends where they hang, and says that.
+func TestOnceWaitsForFiles(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		takes time.Duration
+		want  string
+	}{
+		"slow":  {5 * patience, ""},
+		"hangs": {day, "the files that it needs do not answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, day, strings.Replace(oneCertificate, `common_name = "gateway"`, `common_name_from = "hostname"`, 1))
+				d.change = func(o *Options) {
+					o.Host.Hostname = func() (string, error) { time.Sleep(test.takes); return "gateway", nil }
+				}
+				a, s := d.made(nil)
+				defer s.Close()
+				began := time.Now()
+				err := a.Once(t.Context())
+				if said := fmt.Sprint(err); (err == nil) != (test.want == "") || !strings.Contains(said, test.want) && err != nil {
+					t.Errorf("%v", err)
+				}
+				if took := time.Since(began); took > time.Hour {
+					t.Errorf("it took %v", took)
+				}
+				time.Sleep(day) // until all is read
+			})
+		})
+	}
+}
+
 // TestLateFilesOfAnotherConfiguration: what comes late and is of a configuration that was replaced meanwhile says nothing of the new one.
 func TestLateFilesOfAnotherConfiguration(t *testing.T) {
 	t.Parallel()
@@ -125,7 +160,7 @@ func TestLateFilesCountForAWhile(t *testing.T) {
 		late := make(chan provided, 1)
 		late <- provided{of: configuration{k.cfg, k.stamp}, asked: time.Now().Add(-age), login: "of then"}
 		k.reading = late
-		if p, ok := k.readProvided(); !ok || (p.login == "of then") != counts || k.reading != nil {
+		if p, ok := k.readProvided(patience); !ok || (p.login == "of then") != counts || k.reading != nil {
 			t.Errorf("asked for %v ago: %v, %+v", age, ok, p)
 		}
 		if err := s.Close(); err != nil {
