@@ -50,7 +50,9 @@ Exit codes: 0 well, 1 failed, 2 usage or configuration, else the worst of: 3 exp
 func (p *program) status(ctx context.Context, ids []string, timeout time.Duration, each, asJSON bool) error {
 	p.ofConsumer = true
 	p.reads("configuration", p.configFile)
-	snapshot, err := inTime(p, timeout, func() (status.Snapshot, error) { return p.survey(ctx) })
+	asking, cancel := context.WithTimeout(ctx, timeout/2) // a stuck agent is no file: what is on disk has the other half
+	defer cancel()
+	snapshot, err := inTime(p, timeout, func() (status.Snapshot, error) { return p.survey(asking) })
 	if err != nil {
 		return hung(err)
 	}
