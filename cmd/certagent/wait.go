@@ -128,6 +128,9 @@ func lacking(o status.Output) bool {
 	return o.State == status.Pending || o.State == status.Failed && o.Written.IsZero()
 }
 
+// unwritten stands behind the state of a certificate that serves when its consumer cannot begin.
+const unwritten = ", and its outputs are not written yet"
+
 // waitsFor says why a consumer cannot begin yet; unanswered is why the agent was not asked, nil if it was.
 func waitsFor(s status.Snapshot, id string, unanswered error) string {
 	c, ok := find(s, id)
@@ -136,7 +139,7 @@ func waitsFor(s status.Snapshot, id string, unanswered error) string {
 	case !ok:
 		why = "nothing is known of it yet"
 	case serves(c):
-		why += ", and its outputs are not written yet"
+		why += unwritten
 		if i := slices.IndexFunc(c.Outputs, func(o status.Output) bool { return lacking(o) && o.Error != "" }); i >= 0 {
 			why += ": " + c.Outputs[i].Error
 		}
@@ -162,9 +165,12 @@ func (p *program) notValid(s status.Snapshot, id string, timeout time.Duration) 
 	if err := s.WriteTable(p.stderr, lookOf(p.stderr, os.Getenv)); err != nil {
 		return failed(err)
 	}
-	code := s.ExitCode()
+	code, why := s.ExitCode(), string(c.State)
 	if code == status.ExitOK || code == status.ExitDegraded || code == status.ExitOverdue {
 		code = exitFailed // it is valid, and yet not there for its consumer
 	}
-	return &exitError{code, fmt.Errorf("%s cannot be used after %v: %s", id, timeout, c.State)}
+	if serves(c) {
+		why += unwritten
+	}
+	return &exitError{code, fmt.Errorf("%s cannot be used after %v: %s", id, timeout, why)}
 }

@@ -87,7 +87,7 @@ func TestWaitForAnOutput(t *testing.T) {
 	if said := waitsFor(g.status(), "mqtt", nil); !strings.HasSuffix(said, "written yet: write "+g.path("out", "cert")+": the directory "+g.path("out")+" does not exist") {
 		t.Error(said)
 	}
-	g.tell("wait", "--timeout", "0s", "mqtt").want(t, 1, "", `(?s)output-refused: .*mqtt cannot be used after 0s: valid\n$`)
+	g.tell("wait", "--timeout", "0s", "mqtt").want(t, 1, "", `(?s)output-refused: .*mqtt cannot be used after 0s: valid, and its outputs are not written yet\n$`)
 	if err := os.Mkdir(g.path("out"), 0o755); err != nil {
 		t.Fatal(err)
 	}
