@@ -148,3 +148,17 @@ func TestJSONIsSafe(t *testing.T) {
 		t.Errorf("it came back as %q (%v)", back.StateDir, err)
 	}
 }
+
+// TestHarmlessJSON: lines of logs come as they are, also with bytes that are no text; most have nothing to escape.
+func TestHarmlessJSON(t *testing.T) {
+	for line, want := range map[string]string{
+		"{\"a\":\"plain\"}\n": "{\"a\":\"plain\"}\n",
+		"\"\x7f\"":            `"\u007f"`,
+		"\"\xff\xc3\"":        `"\ufffd\ufffd"`,
+		"\"\U000e0041é\"":     `"\udb40\udc41é"`,
+	} {
+		if got := string(status.HarmlessJSON([]byte(line))); got != want {
+			t.Errorf("%q becomes %s, want %s", line, got, want)
+		}
+	}
+}

@@ -228,6 +228,31 @@ func TestThousand(t *testing.T) {
 	}
 }
 
+// TestFewAlike: twenty certificates are shown one by one; of more, four of a kind are, since a line for the fourth is a line as well.
+// That tries fail makes a kind of its own, also where that is no problem yet.
+func TestFewAlike(t *testing.T) {
+	well := everything().Certificates[0]
+	well.Problems = nil
+	failing := well
+	failing.Failures, failing.LastClass = 1, "unavailable"
+	for _, c := range []struct {
+		well, failing int
+		want          []string
+	}{
+		{20, 0, nil},
+		{21, 0, []string{"and 18 more like these: valid (--all shows each)"}},
+		{21, 4, []string{"and 18 more like these: valid (--all shows each)"}},
+		{4, 21, []string{"and 18 more like these: valid, unavailable (--all shows each)"}},
+	} {
+		s := status.Snapshot{Time: now, Certificates: slices.Concat(
+			slices.Repeat([]status.Certificate{well}, c.well), slices.Repeat([]status.Certificate{failing}, c.failing))}
+		got := table(t, s, status.Look{})
+		if more := regexp.MustCompile(`(?m)^and .*$`).FindAllString(got, -1); !slices.Equal(more, c.want) {
+			t.Errorf("of %d and %d: %q, want %q:\n%s", c.well, c.failing, more, c.want, got)
+		}
+	}
+}
+
 // TestTableIsSafe: text that came from a server cannot move the cursor, colour, ring, reverse or begin a line of its own.
 func TestTableIsSafe(t *testing.T) {
 	const evil = "no\x1b[2J\x1b]0;title\x07\r\u009b31m\u202efdp\u200b\x00\xff\ndevice-id  valid\tenough"

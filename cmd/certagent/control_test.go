@@ -175,9 +175,13 @@ func TestStuckAgent(t *testing.T) {
 	}
 	ended[1].want(t, 1, "", `does not answer in time.*\ncertagent: hint: its log`)
 	ended[2].want(t, 0, "", "")
-	// Who gives status less time than the agent has sees the disk as well: it is not the files that do not answer.
+	// Who gives less time than the agent has sees the disk as well: it is not the files that do not answer.
 	g.until("what is on disk, within 2 s", func() bool {
 		return g.tell("status", "--timeout", "2s").code == status.ExitDegraded
+	})
+	g.until("a doctor that does not blame the disk", func() bool {
+		said := g.tell("check", "--offline", "--timeout", "4s").stdout
+		return regexp.MustCompile(`ok +state-permissions: `).MatchString(said) && strings.Contains(said, "control-socket")
 	})
 	g.signal(syscall.SIGCONT)
 	g.stop()
