@@ -12,6 +12,7 @@ import (
 
 	"certagent/agent/control"
 	"certagent/agent/status"
+	"certagent/store"
 )
 
 // Who has waited for a certificate and looks at status then must not read that it is still being fetched, nor miss when it
@@ -60,6 +61,28 @@ func (d *device) putLive(number, of int, alter func(meta string) string) {
 		os.Symlink(filepath.Base(to), filepath.Join(certs, "next")), os.Rename(filepath.Join(certs, "next"), filepath.Join(certs, "live"))); err != nil {
 		d.t.Fatal(err)
 	}
+}
+
+// What a first attempt has laid down before it is live is no certificate that there was: a look meanwhile finds no loss.
+func TestAFirstGenerationThatIsNotLiveYet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, longLife, keptKey)
+		_, stop := d.boot()
+		settle()
+		stop()
+		k := d.unstarted().keepers["device-id"]
+		k.retry = store.Retry{}
+		for _, c := range []struct {
+			running bool
+			from    int // the generation that was live when the attempt began
+			had     bool
+		}{{false, 0, true}, {true, 0, false}, {true, 1, true}} {
+			if k.running, k.from = c.running, c.from; k.had() != c.had {
+				t.Errorf("%+v: %v", c, !c.had)
+			}
+		}
+	})
 }
 
 func instant(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

@@ -58,10 +58,13 @@ func (k *keeper) repair() error {
 	return nil
 }
 
-// had tells that there was a certificate once.
+// had tells that there was a certificate once. What a first attempt lays down before it is live was none.
 func (k *keeper) had() bool {
 	if !k.retry.LastSuccess.IsZero() {
 		return true
+	}
+	if k.running && k.from == 0 {
+		return false
 	}
 	generations, err := k.stored.Generations()
 	return err == nil && len(generations) > 0
