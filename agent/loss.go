@@ -12,6 +12,7 @@ import (
 // known: the certificate is no worse for it.
 func (k *keeper) readLive() {
 	k.read.Store(new(k.stored.Fingerprint()))
+	k.liveErr = errors.New("its reading came to no end") // stands if this panics: what was not read is not missing
 	live, err := k.stored.Live()
 	if k.liveErr = err; err == nil || lost(err) {
 		k.live = live

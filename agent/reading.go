@@ -29,19 +29,26 @@ func (a *Agent) readAll() {
 }
 
 // readOne has a keeper that was not started yet read what is kept of its certificate, and shows that. The watchdog counts it
-// as the keeper's work.
+// as the keeper's work. A panic over what lies there is that certificate's problem: it would come at every start.
 func (a *Agent) readOne(k *keeper) {
 	k.works()
 	defer k.waits()
-	k.recollect()
+	crashed := guard(k.recollect)
+	if crashed != nil { // then its first look reads it all again
+		k.read.Store(new(""))
+		k.unread, k.courier.unread = 1, 1
+	}
 	v := view{id: k.id, cfg: k.cfg, live: k.live, liveErr: k.liveErr, retry: k.retry, delivery: k.courier.shown(), host: a.o.Host}
 	if now := a.o.Now(); k.cfg.Role == config.RoleDevice {
 		// What cannot be read now is read again at the first look, which says so.
 		v.onboarding, v.onboardingProblems, _ = surveyCloud(a.provisioning(), a.o.Store, presentable(a.o.Host.own(k.live), now), now)
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.views[k.id] = publishedView{view: v, live: k.live, tried: k.tried}
+	a.mu.Unlock()
+	if crashed != nil {
+		a.crashed(k, crashed)
+	}
 }
 
 // recollect reads what the store keeps of the certificate. What cannot be read is one certificate's problem: the first look

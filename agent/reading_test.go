@@ -139,3 +139,52 @@ func TestStopBeforeAllIsRead(t *testing.T) {
 		}
 	})
 }
+
+// crashingDisk crashes who reads one of the files of certificate device-id.
+type crashingDisk struct {
+	durable.FS
+	file string
+}
+
+func (c crashingDisk) OpenFile(path string, flag int, mode fs.FileMode) (durable.File, error) {
+	if strings.Contains(path, filepath.Join("certs", "device-id")+"/") && filepath.Base(path) == c.file {
+		panic("deliberate")
+	}
+	return c.FS.OpenFile(path, flag, mode)
+}
+
+// TestReadingThatCrashes: a crash over what is kept of one certificate, which would come at every start, is that certificate's problem,
+// and nothing that was kept of it counts as gone.
+func TestReadingThatCrashes(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"cert.pem", "retry.json"} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, 90*day, oneCertificate+"\n[cert_issuance.certs.mqtt]\nmethod = \"est\"\ncommon_name = \"mqtt\"\n")
+				d.mustTurn()
+				issued := len(d.ca.seen())
+				kept, err := os.ReadFile(filepath.Join(d.state(), "certs", "device-id", "retry.json"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				a, stop := d.bootOn(crashingDisk{durable.OS{Root: d.state()}, file})
+				defer stop()
+				time.Sleep(5 * time.Minute)
+				settle()
+				for _, c := range a.Snapshot().Certificates {
+					switch crashed := strings.Contains(codes(c), "internal"); {
+					case c.ID == "device-id" && !crashed, c.ID == "mqtt" && (crashed || c.State != status.Valid):
+						t.Errorf("%s: %s, problems: %s", c.ID, c.State, codes(c))
+					}
+				}
+				if n := len(d.ca.seen()); n != issued {
+					t.Errorf("%d certificates issued for a crash", n-issued)
+				}
+				if now, err := os.ReadFile(filepath.Join(d.state(), "certs", "device-id", "retry.json")); err != nil || string(now) != string(kept) {
+					t.Errorf("%v; what is kept of its tries is now %s, and was %s", err, now, kept)
+				}
+			})
+		})
+	}
+}
